@@ -15,11 +15,13 @@ from typing import Final
 
 from benchmarks import (
     admission,
+    agents,
     bursts,
     downloading,
     herd,
     installing,
     memory,
+    preloading,
     publishing,
     results,
     sharing,
@@ -47,6 +49,8 @@ _BENCHMARKS: Final[dict[str, Callable[[], list[Result]]]] = {
     "downloading": downloading.run,
     "herd": herd.run,
     "sharing": sharing.run,
+    "preloading": preloading.run,
+    "agents": agents.run,
 }
 
 

@@ -134,7 +134,7 @@ def simulate(nodes: int, spread_seconds: float, *, mirror: bool) -> SimulationRe
 
 def run() -> list[Result]:
     """Return the figures of the largest cluster with the default jitter."""
-    simultaneous, spread = simulate(5000, 0.0, mirror=False), simulate(5000, 60.0, mirror=False)
+    simultaneous, spread = simulate(5000, 0.0, mirror=False), simulate(5000, installer.JITTER_SECONDS, mirror=False)
     return [
         results.shown("herd_5000_peak_together", simultaneous.registry_peak, "requests/s"),
         results.shown("herd_5000_peak", spread.registry_peak, "requests/s"),
@@ -145,7 +145,7 @@ def run() -> list[Result]:
 def main() -> None:
     table = Table("nodes", "spread", "mirror", "registry peak/s", "server peak/s", "requests", "50 %", "99 %")
     for nodes in (100, 1000, 5000):
-        for spread in (0.0, 60.0, 600.0):
+        for spread in (0.0, installer.JITTER_SECONDS, 600.0):
             for mirror in (False, True):
                 result = simulate(nodes, spread, mirror=mirror)
                 row = (nodes, f"{spread:g} s", "yes" if mirror else "no", result.registry_peak, result.peak)

@@ -1,8 +1,8 @@
 """Speed and peak memory of unpacking an agent package, compared with `zipfile`, Info-ZIP and GNU tar.
 
 All unpack the same files (600 MB, 1,500 files) to a tmpfs, in turns, so that other load on the machine affects all of
-them alike; the best of each counts. Only our unpacker hashes every file, and it reads the layer of an image twice:
-the first time it writes nothing. The peak is that of a fresh process, above its memory just before it unpacks.
+them alike; the best of each counts. Only our unpacker hashes every file. There is room for early files, as on most
+nodes. The peak is that of a fresh process, above its memory just before it unpacks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypedDict
 
-from oneagent.common.unpack import image, zip
+from oneagent.common.unpack import early_files, image, zip
 from tests.fakes import packages
 
 _TURNS: Final = 5
@@ -27,7 +27,7 @@ _TMPFS: Final = Path("/dev/shm")
 _CHILD: Final = """
 import sys
 from pathlib import Path
-from oneagent.common.unpack import image, zip
+from oneagent.common.unpack import early_files, image, zip
 def kib(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
 idle = kib("VmRSS")
@@ -35,7 +35,8 @@ package, into = Path(sys.argv[1]), Path(sys.argv[2])
 if package.suffix == ".zip":
     zip.unpack_agent(package, into)
 else:
-    image.read([package]).unpack(into)
+    into.mkdir()
+    image.read([package], early=early_files.EarlyFiles(into, 1 << 40)).unpack(into)
 print((kib("VmHWM") - idle) / 1024)
 """
 
@@ -62,7 +63,7 @@ def run() -> list[Result]:
             command = [program, "-q", str(archive), "-d", str(into)]
             ways["unzip"] = lambda: subprocess.run(command, check=True)
         layer = _layer(archive, Path(directory))
-        ways["image"] = lambda: image.read([layer]).unpack(into)
+        ways["image"] = lambda: _unpack_image(layer, into)
         ways["tar"] = lambda: _untar(layer, into)
         seconds = best_of(ways, into)
         peaks = {package: _peak_mib(package, into) for package in (archive, layer)}
@@ -71,7 +72,7 @@ def run() -> list[Result]:
         for name, target in (("zipfile", 3.0), ("unzip", 4.0))
         if name in seconds
     ]
-    results.append(_result("unpack_image_vs_tar", seconds["tar"] / seconds["image"], "x", 1.0))
+    results.append(_result("unpack_image_vs_tar", seconds["tar"] / seconds["image"], "x", 2.5))
     return results + [
         _result(f"unpack_{name}peak_mib", peaks[package], "MiB", 64.0, least=False)
         for name, package in (("", archive), ("image_", layer))
@@ -86,6 +87,11 @@ def _layer(archive: Path, directory: Path) -> Path:
     subprocess.run(["tar", "-C", str(tree), "-czf", str(layer), "."], check=True)
     shutil.rmtree(tree)
     return layer
+
+
+def _unpack_image(layer: Path, into: Path) -> None:
+    into.mkdir()
+    image.read([layer], early=early_files.EarlyFiles(into, 1 << 40)).unpack(into)
 
 
 def _untar(layer: Path, into: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import yaml
 
+from oneagent.common.agents.opentelemetry import crd as injection_crd
 from oneagent.common.dynakube.api import crd, feature_flags, schema, version_history, versions
 from oneagent.common.dynakube.mode import MODES
 
@@ -30,16 +31,19 @@ PAGE: Final = _HERE.parent / "docs" / "dynakube.md"
 CHART: Final = _HERE / "helm" / "oneagent-csi"
 HELM: Final = _HERE.parent / "tests" / "helm" / "bin" / "helm"
 NAMESPACE: Final = "dynatrace"
+REPOSITORY: Final = "oneagent-csi"
 OLDEST_KUBERNETES: Final = "1.30.0"
 
 _MODE: Final = re.compile(rf"oneAgent\.({'|'.join(MODES)})\.")
 _KUBERNETES: Final = re.compile(r"\[\]|\*|\.(requests|limits|matchLabels|matchExpressions)$")
 _DIGEST: Final = re.compile(r"^# Digest: .*\n", re.MULTILINE)
-_HELMS_WORDS: Final = re.compile(r"^# Source: .*\n|^ +\n|[ ]+$", re.MULTILINE)
+_HELMS_WORDS: Final = re.compile(
+    r"^# Source: .*\n|^ +\n|[ ]+$|^ +(?:helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", re.MULTILINE
+)
 _KEEP: Final = """\
-  annotations:
-    # Whoever deletes it deletes every DynaKube.
-    helm.sh/resource-policy: keep
+  # Whoever deletes it deletes every DynaKube.
+  {{- $keep := dict "helm.sh/resource-policy" "keep" }}
+  {{- include "oneagent.metadata" (dict "root" $ "annotations" $keep) | nindent 2 }}
 """
 _OF_OPENSHIFT: Final = """\
     security.openshift.io/scc.podSecurityLabelSync: "false"
@@ -72,6 +76,17 @@ def crd_template() -> str:
     return f"{{{{- if .Values.crd.install }}}}\n{text}{{{{- end }}}}\n"
 
 
+def injection_crd_template() -> str:
+    """The definition of OpenTelemetryInjections in the chart, where it stays when the chart is uninstalled."""
+    name = f"  name: {injection_crd.NAME}\n"
+    text = yaml.dump(injection_crd.manifest(), Dumper=_Dumper, sort_keys=False, width=120)
+    assert (text.count(name), text.count("{{")) == (1, 0)
+    head = "# Written by deploy/generate.py from common/oneagent/common/agents/opentelemetry.\n"
+    keep = _KEEP.replace("every DynaKube", "every OpenTelemetryInjection")
+    condition = "{{- if and .Values.crd.install .Values.opentelemetry.enabled }}\n"
+    return f"{condition}{head}{text.replace(name, name + keep)}{{{{- end }}}}\n"
+
+
 @dataclass(frozen=True, slots=True)
 class Plain:
     """A file that is made of the chart with its default values."""
@@ -97,20 +112,25 @@ class Plain:
 
 
 def template(*flags: str, values: str = "") -> str:
-    """What Helm makes of the chart with these values, as YAML; `subprocess.CalledProcessError`, `FileNotFoundError`."""
+    """Render the chart with these values, as YAML; `subprocess.CalledProcessError`, `FileNotFoundError`.
+
+    Where they name no image it is `REPOSITORY`, which users of the plain manifests replace.
+    """
+    chosen = yaml.safe_load(values) or {}
+    chosen.setdefault("image", {}).setdefault("repository", REPOSITORY)
     command = [
         *(str(HELM), "template", CHART.name, str(CHART), "--values=-", f"--namespace={NAMESPACE}"),
         *(f"--kube-version={OLDEST_KUBERNETES}", *flags),
     ]
-    return subprocess.run(command, input=values, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, input=json.dumps(chosen), check=True, capture_output=True, text=True).stdout
 
 
 def digest(text: str) -> str:
     """Of a plain manifest, whatever digest it names itself, and of what it was made of."""
     made = hashlib.sha256(_DIGEST.sub("", text, count=1).encode())
     for path in sorted([_HERE / "namespace.yaml", *(path for path in CHART.rglob("*") if path.is_file())]):
-        # The notes are for Helm's users only.
-        if path.name != "NOTES.txt":
+        # The notes and the page are for Helm's users only.
+        if path.name not in ("NOTES.txt", "README.md"):
             made.update(f"{path.relative_to(_HERE)}\n".encode() + path.read_bytes())
     return made.hexdigest()[:32]
 
@@ -164,6 +184,7 @@ def _table(header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 FILES: Final[Mapping[Path, Callable[[], str]]] = {
     CRD: crd_yaml,
     CHART / "templates" / "crd.yaml": crd_template,
+    CHART / "templates" / "opentelemetry-crd.yaml": injection_crd_template,
     PAGE: page,
 }
 _PART: Final = "everything that it needs on a cluster, but for the namespace and the CRD (namespace.yaml, crd.yaml)."

@@ -1,8 +1,8 @@
-"""Writes the tables of flags in configuration.md, from the parsers themselves: `python docs/generate.py`.
+"""Writes the tables of configuration.md from the commands' parsers: `python docs/generate.py`.
 
-The text around the tables is written by hand; a table stands between `<!-- flags of NAME -->` and `<!-- end -->`.
-Of the init container, which is told everything by variables, `<!-- variables of install-oneagent -->` has these.
-A test compares the file with what this would write.
+A table is between `<!-- flags of NAME -->` and `<!-- end -->`; the text around it is written by hand. For the init
+container, which has environment variables instead of flags, it is `<!-- variables of install-oneagent -->`. A test
+compares the page with the commands.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from oneagent.csi_driver.cli import main as node
 from oneagent.csi_driver.provisioner import main as provisioner
 from oneagent.csi_driver.server import main as server
 from oneagent.operator import main as operator
-from oneagent.operator.cli import main as cluster
+from oneagent.operator.cli import arguments as cluster
 from oneagent.sidecars import livenessprobe, registrar
 from oneagent.sidecars.init_container import settings as init_settings
 from oneagent.webhook import main as webhook
@@ -62,10 +62,13 @@ def _subcommands(build: Callable[[], argparse.ArgumentParser]) -> dict[str, argp
 
 
 def _parsers_for_people() -> dict[str, argparse.ArgumentParser]:
-    """Of those about clusters one that has the flags of all, and the one that has more."""
-    of_clusters = _subcommands(cluster.make_parser)
-    shown = {name: of_clusters[name] for name in ("kubectl-oneagent-doctor", "kubectl-oneagent-support-archive")}
-    return _subcommands(node.make_parser) | shown
+    """Of those about clusters the program itself, with the flags of all, and the commands that have more."""
+    with mock.patch.dict(os.environ, clear=True):
+        program = cluster.make_parser()
+    commands = _subcommands(cluster.make_parser)
+    shown = {f"{program.prog}-{name}": commands[f"{program.prog}-{name}"] for name in cluster.WITH_OWN_FLAGS}
+    of_nodes = {name: parser for name, parser in _subcommands(node.make_parser).items() if not name.endswith("-help")}
+    return of_nodes | {program.prog: program} | shown
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -84,7 +87,10 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 def rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, str, str]]:
     """Flag, variable, default and meaning of each flag."""
     for action in parser._actions:
-        if action.help in {None, argparse.SUPPRESS} or "--help" in action.option_strings:
+        is_elsewhere = action.default == argparse.SUPPRESS  # in the table of the program itself
+        if action.help in {None, argparse.SUPPRESS} or is_elsewhere or isinstance(action, argparse._SubParsersAction):
+            continue
+        if {"--help", "--version"} & {*action.option_strings} and action.nargs == 0:
             continue
         meaning, variable, default = str(action.help), "", ""
         if found := _VARIABLE.search(meaning):

@@ -8,15 +8,19 @@ ours that can't be imported ends the build, and so does one that needs what was 
 `/layers/own/lib=/opt/oneagent/lib` compiles in place; `/usr/lib/python3.11=/usr/lib/python3.11@/layers/base` beside
 the copy below `/layers/base`.
 
+It is without docstrings, which are a tenth of a process's memory and which no command shows; `-OO` would also leave out
+assertions. Compiled with `-X no_debug_ranges`, it is without the columns of tracebacks, too.
+
 Byte code is never checked against its source again: nothing changes in an image, and tools that rewrite the times of
 files would make every start compile everything.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
-import py_compile
+import marshal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +36,10 @@ LATER: Final = (
     # The process that unpacks packages.
     *("runpy", "zstandard"),
 )
+
+
+_HEADER: Final = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little")
+"""Of a file that is never checked (PEP 552)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +61,30 @@ class Place:
         copied = self.root / shown.relative_to("/") if self.root.parts else file
         if not copied.exists():
             raise FileNotFoundError(f"{file} is imported, and root.py leaves it out of the image")
-        py_compile.compile(
-            str(file),
-            cfile=importlib.util.cache_from_source(str(copied)),
-            dfile=str(shown),
-            doraise=True,
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        )
+        source = file.read_bytes()
+        code = compile(without_docstrings(source), str(shown), "exec", dont_inherit=True, optimize=0)
+        target = Path(importlib.util.cache_from_source(str(copied)))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(_HEADER + importlib.util.source_hash(source) + marshal.dumps(code))
+
+
+def without_docstrings(source: bytes) -> ast.Module:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            # A body is never empty.
+            node.body[0:1] = [] if len(node.body) > 1 else [ast.copy_location(ast.Pass(), node.body[0])]
+    return tree
 
 
 def modules(folder: Path) -> Iterator[str]:
     """The names of all modules below `oneagent` that may be imported; a migration is run, and `__main__` too."""
     for file in sorted(folder.rglob("oneagent/**/*.py")):
-        parts = file.relative_to(next(up for up in file.parents if up.name == "oneagent").parent).with_suffix("").parts
+        parts = file.relative_to(folder).with_suffix("").parts
+        # The outermost: a directory below may have the same name.
+        parts = parts[parts.index("oneagent") :]
         if "migrations" not in parts and parts[-1] != "__main__":
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

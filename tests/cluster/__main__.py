@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.cluster import cluster, commands, control_plane, images, sandbox
+from tests.cluster import cluster, commands, control_plane, images, sandbox, telemetry_images
 
 _BUILD: Final = Path("tests/tools/build.sh")
 _HELM: Final = Path("tests/helm")
@@ -38,7 +38,7 @@ def prepare() -> None:
         not_built = folder / "bin" / ".why-not"
         if not_built.exists():
             raise commands.CommandUnavailableError(not_built.read_text().strip())
-    images.build()
+    images.build(*telemetry_images.wanted())
 
 
 def distributed(command: list[str], workers: int) -> list[str]:

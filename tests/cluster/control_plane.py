@@ -31,7 +31,8 @@ rules:
   - {level: Metadata, userGroups: ["system:serviceaccounts:dynatrace"]}
   - {level: None}
 """
-# Of the second one OpenShift has a like: an owner reference that blocks takes a right to the owner's finalizers.
+# Of the second one OpenShift has a like. It refuses owner references that block without a right to the owner's
+# finalizers, and for some seconds those to a kind that has just been defined.
 _ADMISSION: Final = "NodeRestriction,OwnerReferencesPermissionEnforcement"
 
 
@@ -72,11 +73,22 @@ class ControlPlane:
 
     def call(self, method: str, path: str, patch: Mapping[str, Any] | None = None) -> Any:
         """One request as administrator, for what has to be quicker than kubectl; `patch` is a merge patch."""
-        body = None if patch is None else json.dumps(patch).encode()
-        headers = {"Content-Type": "application/merge-patch+json"}
-        request = urllib.request.Request(SERVER + path, body, headers, method=method)
+        return self._request(method, path, patch, "application/merge-patch+json")
+
+    def create(self, path: str, obj: Mapping[str, Any]) -> Any:
+        """Create an object as administrator; return it as the API server has it."""
+        return self._request("POST", path, obj, "application/json")
+
+    def _request(self, method: str, path: str, content: Mapping[str, Any] | None, content_type: str) -> Any:
+        body = None if content is None else json.dumps(content).encode()
+        request = urllib.request.Request(SERVER + path, body, {"Content-Type": content_type}, method=method)
         with urllib.request.urlopen(request, timeout=20, context=self._tls) as response:
             return json.load(response)
+
+    def text(self, path: str) -> str:
+        """Return an answer of the API server as text, such as its metrics."""
+        with urllib.request.urlopen(SERVER + path, timeout=20, context=self._tls) as response:
+            return str(response.read().decode())
 
     def _program(self, name: str, ready: str, command: list[str | Path]) -> Program:
         return Program(name, command, self._folder / f"{name}.log", lambda: self.healthy(ready))
@@ -89,6 +101,8 @@ class ControlPlane:
             f"--advertise-client-urls={_ETCD}",
             "--listen-peer-urls=http://127.0.0.1:2380",
             "--log-level=warn",
+            # As kubeadm starts it. API servers send bookmarks to watches at rest only where etcd reports progress.
+            "--experimental-watch-progress-notify-interval=5s",
         ]
         return self._program("etcd", f"{_ETCD}/health", command)
 

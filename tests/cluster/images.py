@@ -24,7 +24,18 @@ from typing import Final
 from tests.cluster import buildah, commands, image_archive, pip_config, rootfs
 from tests.cluster.commands import CommandFailedError, CommandUnavailableError
 
-__all__ = ["APP", "CSI", "PAUSE", "CommandFailedError", "CommandUnavailableError", "build", "built"]
+__all__ = [
+    "APP",
+    "CSI",
+    "PAUSE",
+    "CommandFailedError",
+    "CommandUnavailableError",
+    "Image",
+    "build",
+    "built",
+    "find",
+    "hash_inputs",
+]
 
 CSI: Final = "localhost/oneagent-csi:e2e"
 APP: Final = "localhost/app:e2e"
@@ -45,7 +56,7 @@ PROGRAMS: Final = {**rootfs.PROGRAMS, **buildah.PROGRAMS, "busybox": "busybox-st
 
 
 @dataclass(frozen=True)
-class _Image:
+class Image:
     reference: str
     key: str
     """A hash of all that it is made of."""
@@ -53,9 +64,9 @@ class _Image:
     """Writes the archive; the log gets what programs say."""
 
 
-def build(cache: Path = _CACHE) -> dict[str, Path]:
+def build(*others: Image, cache: Path = _CACHE) -> dict[str, Path]:
     """The archives of all images by the images' names, after building what is not there; `Unavailable`, `Failed`."""
-    return dict(_one_by_one(cache.resolve()))
+    return dict(_one_by_one(cache.resolve(), others))
 
 
 def built(cache: Path = _CACHE) -> dict[str, Path]:
@@ -66,12 +77,17 @@ def built(cache: Path = _CACHE) -> dict[str, Path]:
     return found
 
 
-def _one_by_one(cache: Path) -> Iterator[tuple[str, Path]]:
+def find(reference: str, cache: Path = _CACHE) -> Path | None:
+    """The archive that the last build left of an image, if it was built."""
+    return next(iter(_of_any_key(cache, reference)), None)
+
+
+def _one_by_one(cache: Path, others: Sequence[Image] = ()) -> Iterator[tuple[str, Path]]:
     commands.need(PROGRAMS)
     if os.geteuid() != 0:
         raise CommandUnavailableError("building images needs root")
     with _alone(cache):
-        for image in (_pause(), _debian(APP, _APP_PACKAGES), _csi(cache)):
+        for image in (_pause(), _debian(APP, _APP_PACKAGES), _csi(cache), *others):
             yield image.reference, _archive(cache, image)
 
 
@@ -86,7 +102,7 @@ def _alone(cache: Path) -> Iterator[None]:
         yield
 
 
-def _archive(cache: Path, image: _Image) -> Path:
+def _archive(cache: Path, image: Image) -> Path:
     stem = _stem(image.reference)
     archive = cache / f"{stem}-{image.key}.tar"
     if not archive.exists():
@@ -111,7 +127,7 @@ def _stem(reference: str) -> str:
     return reference.removeprefix("localhost/").removesuffix(":e2e")
 
 
-def _key(files: Mapping[str, bytes], *facts: str) -> str:
+def hash_inputs(files: Mapping[str, bytes], *facts: str) -> str:
     """A hash of these files, of facts, and of the modules that make something of them."""
     key = hashlib.sha256("\n".join(facts).encode())
     for name, content in (*_files(_HERE, _MODULES).items(), *files.items()):
@@ -123,7 +139,7 @@ def _files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
-def _pause() -> _Image:
+def _pause() -> Image:
     """What holds a pod's namespaces: one static program, so that pods cost next to nothing."""
     program = shutil.which("busybox")
     assert program
@@ -137,10 +153,10 @@ def _pause() -> _Image:
             tar.add(busybox, "busybox")
         image_archive.write(archive, PAUSE, layer, ["/busybox", "sleep", "infinity"])
 
-    return _Image(PAUSE, _key(_files(busybox.parent, [busybox.name])), make)
+    return Image(PAUSE, hash_inputs(_files(busybox.parent, [busybox.name])), make)
 
 
-def _debian(reference: str, packages: Sequence[str]) -> _Image:
+def _debian(reference: str, packages: Sequence[str]) -> Image:
     """An image of Debian packages that does nothing by itself."""
 
     def make(archive: Path, log: Path) -> None:
@@ -148,10 +164,10 @@ def _debian(reference: str, packages: Sequence[str]) -> _Image:
         rootfs.write(layer, packages, log)
         image_archive.write(archive, reference, layer, ["sleep", "infinity"])
 
-    return _Image(reference, _key({}, rootfs.release(), *packages), make)
+    return Image(reference, hash_inputs({}, rootfs.release(), *packages), make)
 
 
-def _csi(cache: Path) -> _Image:
+def _csi(cache: Path) -> Image:
     """The image of `Dockerfile.csi`, which takes from its base what it needs, and nothing else."""
     builder = _debian("localhost/builder:e2e", _BUILDER_PACKAGES)
     files = _context()
@@ -174,7 +190,7 @@ def _csi(cache: Path) -> _Image:
         store.save(CSI, archive)
         store.prune()
 
-    return _Image(CSI, _key(files, builder.key), make)
+    return Image(CSI, hash_inputs(files, builder.key), make)
 
 
 def _context() -> dict[str, bytes]:

@@ -99,7 +99,9 @@ class Node:
 
     def processes_of(self, pod: Mapping[str, Any], container: str) -> set[int]:
         """The processes of a pod's running container, by its control group."""
-        (status,) = (found for found in pod["status"]["containerStatuses"] if found["name"] == container)
+        kinds = ("initContainerStatuses", "containerStatuses")
+        statuses = [status for kind in kinds for status in pod["status"].get(kind, ())]
+        (status,) = (found for found in statuses if found["name"] == container)
         identity = status["containerID"].removeprefix("containerd://")
         return {process for file in self._groups(identity) for process in cgroups.members(file)}
 

@@ -1,7 +1,8 @@
-"""`python -m tests.demo [--keep]`: the main job on embedded defaults. Run it with `make run`.
+"""`python -m tests.demo [--keep] [--agent otel]`: the main job on embedded defaults. Run it with `make run`.
 
 It needs a mount namespace of its own, which make gives it, as root or without. Exit code 0 if every step worked; 1
-with the reason and the ends of all logs if one did not; 3 if there is no library to demonstrate with.
+with the reason and the ends of all logs if one did not; 3 if there is no library, or no package of agents, to
+demonstrate with.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Final, NoReturn
 
 import grpc
 
-from tests.demo import library, place, telling
+from tests.demo import library, place, telemetry_story, telling
 from tests.demo.programs import ProgramFailedError, Programs
 from tests.demo.story import Story
+from tests.demo.telemetry_story import TelemetryStory
 
 NO_LIBRARY: Final = 3
 
@@ -31,7 +33,7 @@ All of it stays up until Ctrl-C. Talk to the driver from another terminal, in th
   $csc identity plugin-info
   $csc node get-info
   $csc node publish --cap SINGLE_NODE_WRITER,mount, --target-path {target} \\
-      --vol-context csi.storage.k8s.io/pod.name=try,csi.storage.k8s.io/pod.namespace=default,mode=app,dynakube=demo \\
+      --vol-context csi.storage.k8s.io/pod.name=try,csi.storage.k8s.io/pod.namespace=default,mode=app,{context} \\
       csi-try
   $csc node stats csi-try:{target}
   $csc node unpublish --target-path {target} csi-try
@@ -48,14 +50,20 @@ Logs: {logs}
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description="Shows the main job.")
     parser.add_argument("--keep", action="store_true", help="stay up until Ctrl-C, and say what to try")
+    parser.add_argument(
+        "--agent",
+        choices=("oneagent", "otel"),
+        default="oneagent",
+        help="stand-in of OneAgent, or OpenTelemetry's agents",
+    )
     given = parser.parse_args()
     if _is_the_machines_namespace():
         parser.error("this mounts: run it in a mount namespace of its own, with `make run`")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     try:
-        return run(keep=given.keep)
-    except library.NoLibraryError as error:
+        return run(given.agent, keep=given.keep)
+    except (library.NoLibraryError, telemetry_story.NoPackageError) as error:
         telling.say(str(error))
         return NO_LIBRARY
     except KeyboardInterrupt:
@@ -63,13 +71,13 @@ def main() -> int:
         return 130
 
 
-def run(*, keep: bool) -> int:
+def run(agent: str, *, keep: bool) -> int:
     """Tell the story; the exit code."""
-    found = library.find()
+    found = library.find() if agent == "oneagent" else None
     with place.folder() as folder:
-        programs = Programs(folder)
+        programs, containers = Programs(folder), Programs(folder)
         try:
-            story = Story(folder, programs, found)
+            story = Story(folder, programs, found) if found else TelemetryStory(folder, programs, containers)
             story.beginning()
             story.middle()
             if keep:
@@ -82,12 +90,13 @@ def run(*, keep: bool) -> int:
             telling.say(f"\nFAILED\n{programs.tails()}")
             raise
         finally:
+            containers.end()
             programs.end()
     telling.step("nothing is left behind")
     return 0
 
 
-def stay(story: Story) -> None:
+def stay(story: Story | TelemetryStory) -> None:
     """Say what to try, and wait for Ctrl-C."""
     story.kubelet.target("try").parent.mkdir(parents=True)
     built = Path("tests/tools/bin/csc")
@@ -95,6 +104,7 @@ def stay(story: Story) -> None:
     telling.say(
         _TRY.format(
             socket=story.socket,
+            context=story.volume_context,
             csc=built if built.exists() else f"{built}  # once it is built, with `make tools`",
             target=story.kubelet.target("try"),
             data=story.data.root,

@@ -1,8 +1,11 @@
 """A container, as far as the demonstration needs one: a process with a root of its own and the pod's volume in it.
 
-    unshare --mount --propagation private python -m tests.demo.container --root DIR --volume DIR -- COMMAND…
+    unshare --mount --propagation private python -m tests.demo.container --root DIR --volume DIR --name NAME \\
+        [--agent KIND] [--bind SOURCE:TARGET…] [--env NAME=VALUE…] -- COMMAND…
 
 The root is a tmpfs with the machine's programs and libraries, read-only, and the volume where the agent is expected.
+The container's own files in the volume are mounted where the webhook has kubelet mount them, by `subPath`. What an
+image would have besides comes by `--bind` and `--env`.
 The command runs as an unprivileged user, unless this is a user namespace that knows no other user.
 """
 
@@ -13,13 +16,17 @@ import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
+from oneagent.common import agents
+from oneagent.common.agents import oneagent
+from oneagent.common.agents.profile import AgentProfile
+from oneagent.common.injection import contract
 from oneagent.csi_driver.linux import syscalls
 
-AGENT: Final = "/opt/dynatrace/oneagent-paas"
+AGENT: Final = oneagent.INSTALL_PATH
 """Where pods have the agent's volume."""
 USER: Final = 1000
 
@@ -43,8 +50,8 @@ class _MountAttr(ctypes.Structure):
     )
 
 
-def build_root(root: Path, volume: Path) -> None:
-    """Mount everything that the command shall see below `root`."""
+def build_root(root: Path, binds: Sequence[str]) -> None:
+    """Mount the machine's programs and libraries below `root`, and what an image would have besides."""
     syscalls.mount("tmpfs", str(root), "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
     for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64"):
         machines, ours = Path("/", name), root / name
@@ -64,9 +71,36 @@ def build_root(root: Path, volume: Path) -> None:
         (root / name).chmod(0o1777)
     (root / "proc").mkdir()
     _bind(Path("/proc"), root / "proc")
-    agent = root / AGENT.lstrip("/")
-    agent.mkdir(parents=True)
-    _bind(volume, agent)
+    for source, _, target in (bind.partition(":") for bind in binds):
+        inside = root / (target or source).lstrip("/")
+        if Path(source).is_dir():
+            inside.mkdir(parents=True, exist_ok=True)
+        else:
+            inside.parent.mkdir(parents=True, exist_ok=True)
+            inside.touch()
+        _bind(Path(source), inside, read_only=True)
+
+
+def mount_agent(root: Path, volume: Path, container: str, agent: AgentProfile) -> None:
+    """Mount the volume, and over it the files of the container of this name."""
+    path = root / agent.install_path.lstrip("/")
+    path.mkdir(parents=True)
+    _bind(volume, path)
+    if agent.kind == oneagent.PROFILE.kind:
+        _mount_oneagent_files(root, volume / contract.VIEW_FILES_DIRECTORY, container)
+    else:
+        # Below the view itself, which has a mount point for it.
+        own = volume / Path(agent.container_path).with_name(agent.container_file.format(container=container))
+        _bind(own, path / agent.container_path, read_only=True)
+
+
+def _mount_oneagent_files(root: Path, files: Path, container: str) -> None:
+    conf, enrichment = (root / path.lstrip("/") for path in (oneagent.CONTAINER_CONF_PATH, oneagent.ENRICHMENT_PATH))
+    conf.parent.mkdir(parents=True)
+    conf.touch()
+    _bind(files / oneagent.CONTAINER_CONF.format(container=container), conf, read_only=True)
+    enrichment.mkdir(parents=True)
+    _bind(files / oneagent.ENRICHMENT_DIRECTORY, enrichment, read_only=True)
 
 
 def _bind(source: Path, target: Path, *, read_only: bool = False) -> None:
@@ -107,12 +141,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.demo.container")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--volume", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--agent", default=agents.DEFAULT.kind)
+    parser.add_argument("--bind", action="append", default=[])
+    parser.add_argument("--env", action="append", default=[])
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
-    build_root(given.root, given.volume)
+    agent = agents.get(given.agent)
+    build_root(given.root, given.bind)
+    mount_agent(given.root, given.volume, given.name, agent)
     enter_root(given.root)
     drop_privileges()
-    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LD_PRELOAD": f"{AGENT}/{PRELOAD_LIBRARY}"}
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"}
+    environment["LD_PRELOAD"] = f"{agent.install_path}/{agent.preload_library}"
+    environment |= dict(variable.split("=", 1) for variable in given.env)
     os.execvpe(given.command[0], given.command, environment)
 
 

@@ -46,10 +46,13 @@ class Programs:
         return iter(self._all)
 
     def start(self, name: str, module: str, *flags: str) -> Program:
+        return self.start_command(name, sys.executable, "-m", module, *flags)
+
+    def start_command(self, name: str, *command: str) -> Program:
         path = self._logs / f"{name}.log"
         with path.open("wb") as log:
             process = subprocess.Popen(
-                [*_TOGETHER, sys.executable, "-m", module, *flags],
+                [*_TOGETHER, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

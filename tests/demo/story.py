@@ -7,29 +7,42 @@ the tenant by the double that the tests use, and kubelet by a client that makes 
 from __future__ import annotations
 
 import concurrent.futures
-import os
+import contextlib
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
-from oneagent.common.identifiers import DRIVER_NAME, Version, agent_version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
-from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver.data_dir import DataDir, VolumeId
+from oneagent.common.agents import oneagent
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
+from oneagent.common.identifiers import Version, agent_version
+from oneagent.common.injection import volume_attributes
+from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.metadata import readonly
-from tests.demo import container, kubelet, telling
+from tests.demo import container, telling
+from tests.demo.demo_node import DemoNode
 from tests.demo.library import Library
 from tests.demo.programs import ProgramFailedError, Programs
-from tests.fakes import node, packages, ports, tenant
+from tests.fakes import packages, tenant
 
 VERSION: Final = Version(packages.VERSION)
 POD: Final = "shop"
+_ATTRIBUTES: Final[dict[str, Any]] = {
+    volume_attributes.CONTAINERS: POD,
+    f"{volume_attributes.IMAGE}{POD}": "registry.example.com/shop:1",
+    volume_attributes.BASE_POD_NAME: "shop-7d4b9",
+    volume_attributes.WORKLOAD_KIND: "Deployment",
+    volume_attributes.WORKLOAD_NAME: "shop",
+    volume_attributes.CLUSTER_ID: "c0ffee",
+    volume_attributes.ENRICHMENT: "true",
+}
+"""The attributes by the webhook about the pod, besides mode and DynaKube."""
 _DOWNLOAD_SECONDS: Final = 1.5
 _ATTEMPT_SECONDS: Final = 2.0
 
@@ -54,8 +67,11 @@ echo "uid $(id -u); the root holds $(echo /*)"
 echo "LD_PRELOAD=$LD_PRELOAD is mapped in it:"
 grep -m 2 liboneagentproc.so /proc/self/maps
 echo
-echo "{container.AGENT}/agent/conf/container.conf, written for this pod:"
-cat {container.AGENT}/agent/conf/container.conf
+echo "{oneagent.CONTAINER_CONF_PATH}, the container's own:"
+cat {oneagent.CONTAINER_CONF_PATH}
+echo
+echo "{oneagent.ENRICHMENT_PATH}/dt_metadata.properties, for what sends data by itself:"
+cat {oneagent.ENRICHMENT_PATH}/dt_metadata.properties
 echo
 echo "{container.AGENT}/agent/conf/ruxitagentproc.conf, merged for this DynaKube (without its token):"
 grep -v tenantToken {container.AGENT}/agent/conf/ruxitagentproc.conf
@@ -63,24 +79,15 @@ echo "written by the application" > {container.AGENT}/agent/log/shop.log
 """
 
 
-class Story:
+class Story(DemoNode):
     """One run below one folder; call `beginning`, `middle` and `end` in this order."""
 
     def __init__(self, folder: Path, programs: Programs, library: Library) -> None:
-        self.folder = folder
-        self.data = DataDir(folder / "data")
-        self.socket = folder / "csi" / "csi.sock"
-        self.target_root = folder / "kubelet"
-        self._dynakubes = folder / "dynakubes"
+        super().__init__(folder, programs)
         self._packages = folder / "packages"
-        self._registry = folder / "registry"
-        self.programs = programs
+        self._packages.mkdir()
         self._library = library
         self._api_url = ""
-        self._health_port = ports.free()
-        self.kubelet = node.Kubelet(self.socket, self.target_root)
-        for path in (self.target_root, self._dynakubes, self._packages, self._registry):
-            path.mkdir()
 
     # ---------------------------------------------------------------- beginning
 
@@ -88,8 +95,8 @@ class Story:
         telling.chapter("The node starts")
         rate = int(self._build_package() / _DOWNLOAD_SECONDS)
         self._start_tenant(rate)
-        self._start_driver()
-        self._register()
+        self.start_driver()
+        self.register()
 
     def _build_package(self) -> int:
         path = self._packages / f"{VERSION}.zip"
@@ -114,56 +121,6 @@ class Story:
         self._api_url = f"http://127.0.0.1:{port.read_text()}/api"
         telling.step(f"tenant double      pid {program.process.pid}  {self._api_url}, downloads at {rate >> 10} KiB/s")
 
-    def _start_driver(self) -> None:
-        here = f"--data-dir={self.data.root}"
-        server = self.programs.start(
-            "server",
-            "oneagent.csi_driver.server.main",
-            f"--endpoint=unix://{self.socket}",
-            "--node-id=demo-node",
-            here,
-            f"--target-root={self.target_root}",
-            "--log-format=text",
-        )
-        provisioner = self.programs.start(
-            "provisioner",
-            "oneagent.csi_driver.provisioner.main",
-            here,
-            "--dynakube-source=directory",
-            f"--dynakubes={self._dynakubes}",
-            "--log-format=text",
-        )
-        registrar = self.programs.start(
-            "registrar",
-            "oneagent.sidecars.registrar",
-            f"--csi-address={self.socket}",
-            f"--kubelet-registration-path={self.socket}",
-            f"--plugin-registration-path={self._registry}",
-            "--log-format=text",
-        )
-        probe = self.programs.start(
-            "livenessprobe",
-            "oneagent.sidecars.livenessprobe",
-            f"--csi-address={self.socket}",
-            f"--http-endpoint=127.0.0.1:{self._health_port}",
-            "--log-format=text",
-        )
-        for program, what in (
-            (server, f"serves CSI on {os.path.relpath(self.socket)}"),
-            (provisioner, "keeps wanted agent versions on the disk; DynaKubes come from a folder of YAML files"),
-            (registrar, "tells kubelet about the driver"),
-            (probe, f"http://127.0.0.1:{self._health_port}/healthz"),
-        ):
-            telling.step(f"{program.name:<17}  pid {program.process.pid}  {what}")
-
-    def _register(self) -> None:
-        place = self._registry / f"{DRIVER_NAME}-reg.sock"
-        self.programs.until(place.exists, "the registration socket appears")
-        info = kubelet.register(place)
-        telling.step(f"kubelet sees {place.name}, asks GetInfo: {info.type} {info.name}, and registers it")
-        self.programs.until(lambda: ports.get(self._health_port) == (200, "ok"), "/healthz is ok")
-        telling.step("kubelet's liveness probe asks /healthz: 200 ok")
-
     # ------------------------------------------------------------------- middle
 
     def middle(self) -> None:
@@ -175,18 +132,20 @@ class Story:
         self._run_application()
         self._second_pod()
         telling.chapter("What the node says: oneagent-csi status")
-        self.show_status(expected=0)
+        self.show("status", expected=0)
 
     def _refused(self) -> None:
         started = time.monotonic()
         try:
-            self.kubelet.publish(POD, timeout=_ATTEMPT_SECONDS)
+            self.kubelet.publish(POD, timeout=_ATTEMPT_SECONDS, **_ATTRIBUTES)
         except grpc.RpcError as error:
             took = time.monotonic() - started
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise
             telling.step(f"kubelet asks for the volume of pod {POD!r}; the driver waits {took:.1f} s and answers")
             telling.quote(f"{error.code().name}: {error.details()}")
+            telling.step(f"oneagent-csi why default/{POD} says the same, and what to do:")
+            self.show("why", f"default/{POD}", expected=1)
             return
         raise ProgramFailedError("a volume was published although no DynaKube is known")
 
@@ -196,7 +155,7 @@ class Story:
         publishing = calls.submit(self._timed_publish, POD)
         calls.shutdown(wait=False)
         telling.step("kubelet tries again, and this call waits for as long as it takes")
-        (self._dynakubes / "demo.yaml").write_text(text + _SECRET.format(token=tenant.TOKEN))
+        (self.dynakubes / "demo.yaml").write_text(text + _SECRET.format(token=tenant.TOKEN))
         telling.step("kubectl apply, so to speak:")
         telling.quote(text)
         seen = ""
@@ -218,14 +177,12 @@ class Story:
         telling.step("the kernel's mount table now has")
         layers = ("lowerdir", "lowerdir+", "upperdir", "workdir")
         for mount in mount_table.at_or_below(mount_table.read(), str(self.kubelet.target(POD))):
-            telling.quote([f"{mount.fs_type} on {self._short(mount.target)}"])
-            telling.quote(
-                f"  {self._short(option)}" for option in mount.super_options if option.split("=")[0] in layers
-            )
+            telling.quote([f"{mount.fs_type} on {self.short(mount.target)}"])
+            telling.quote(f"  {self.short(option)}" for option in mount.super_options if option.split("=")[0] in layers)
 
     def _timed_publish(self, pod: str) -> float:
         started = time.monotonic()
-        self.kubelet.publish(pod)
+        self.kubelet.publish(pod, **_ATTRIBUTES)
         return time.monotonic() - started
 
     def _state_of_version(self) -> str:
@@ -243,30 +200,45 @@ class Story:
         if not effect.strip():
             raise ProgramFailedError(f"{self._library.kind.name} shows no effect")
         telling.quote(effect)
+        telling.step(f"while such a process runs, oneagent-csi why default/{POD}:")
+        with self._running_application():
+            self.show("why", f"default/{POD}", expected=0)
         upper = Path(self.data.volume(VolumeId(self.kubelet.volume_id(POD))).upper)
         written = upper / "agent/log/shop.log"
         if not written.exists() or any(self.data.agents.glob("*/agent/log/shop.log")):
             raise ProgramFailedError("what the application wrote is not in its own upper layer, or in the shared one")
         telling.step("what it wrote is in its own upper layer, and not in the shared version:")
-        telling.quote([f"{self._short(str(written))}: {written.read_text().strip()}"])
+        telling.quote([f"{self.short(str(written))}: {written.read_text().strip()}"])
 
     def _contained(self, script: str) -> str:
         """What a shell script says in a container with the pod's volume."""
-        root = self.folder / "root"
-        root.mkdir(exist_ok=True)
-        done = subprocess.run(
-            [
-                *("unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.demo.container"),
-                *(f"--root={root}", f"--volume={self.kubelet.target(POD)}", "--", "sh", "-c", script),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        command = self._in_container(script)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         if done.returncode:
             raise ProgramFailedError(f"the container ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout
+
+    @contextlib.contextmanager
+    def _running_application(self) -> Iterator[None]:
+        """Keep a shell running in a container with the pod's volume."""
+        command = self._in_container("echo ready; read line")
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            try:
+                if process.stdout.readline() != b"ready\n":
+                    raise ProgramFailedError(f"the container ended with {process.wait(10)}")
+                yield
+            finally:
+                process.kill()
+
+    def _in_container(self, script: str) -> list[str]:
+        root = self.folder / "root"
+        root.mkdir(exist_ok=True)
+        return [
+            *("unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.demo.container"),
+            *(f"--root={root}", f"--volume={self.kubelet.target(POD)}", f"--name={POD}"),
+            *("--", "sh", "-c", script),
+        ]
 
     def _second_pod(self) -> None:
         waited = self._timed_publish("cart")
@@ -276,43 +248,7 @@ class Story:
         condition = answer.volume_condition.message
         telling.step(f"kubelet asks for the volume's statistics: {used} bytes written by {POD!r}; {condition}")
 
-    def show_status(self, expected: int) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "oneagent.csi_driver.cli.main", "status", f"--data-dir={self.data.root}"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        telling.quote(done.stdout or done.stderr)
-        if done.returncode != expected:
-            raise ProgramFailedError(f"oneagent-csi status ended with {done.returncode}, not with {expected}")
-
     # ---------------------------------------------------------------------- end
 
     def end(self) -> None:
-        telling.chapter("The pods go")
-        published = {self.kubelet.volume_id(pod): str(self.kubelet.target(pod)) for pod in (POD, "cart")}
-        # Somebody may have tried some more.
-        published |= {row.id: row.target for row in readonly.read(self.data).volumes}
-        for volume, target in published.items():
-            request = csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume, target_path=target)
-            self.kubelet.node.NodeUnpublishVolume(request, timeout=20)
-        left = mount_table.at_or_below(mount_table.read(), str(self.target_root))
-        volumes = os.listdir(self.data.volumes)
-        if left or volumes:
-            raise ProgramFailedError(
-                f"after unpublish there still are {[mount.target for mount in left]} and {volumes}"
-            )
-        telling.step(
-            f"kubelet unpublishes {len(published)} volumes: nothing is mounted any more, their upper layers are trash"
-        )
-        sizes = ", ".join(f"{program.name} {program.resident_mib():.0f} MiB" for program in self.programs)
-        telling.step(f"resident memory: {sizes}")
-        codes = self.programs.end()
-        if any(codes.values()):
-            raise ProgramFailedError(f"exit codes after SIGTERM: {codes}")
-        telling.step("SIGTERM: all five processes have ended, each with exit code 0")
-
-    def _short(self, text: str) -> str:
-        return text.replace(f"{self.folder}/", "")
+        self.put_away(POD, "cart")

@@ -32,8 +32,9 @@ class Sharing(LoadScopeScheduling):  # type: ignore[misc] # It has no types.
     """How several clusters share the work: what installs something for a whole folder happens on one of them."""
 
     def _split_scope(self, nodeid: str) -> str:
-        """The folder below this one, or the module that is in none."""
-        return PurePath(nodeid.partition("::")[0]).relative_to("tests/e2e").parts[0]
+        """Return the directory below this one, or the module: stories share nothing, either."""
+        parts = PurePath(nodeid.partition("::")[0]).relative_to("tests/e2e").parts
+        return parts[-1] if parts[0] == "story" else parts[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:

@@ -29,10 +29,10 @@ PLUGIN: Final = KUBELET / "plugins" / DRIVER_NAME
 _CONDITIONS: Final = "jsonpath={range .status.conditions[*]}{.type}={.status} {end}"
 _DEPLOY: Final = Path("deploy")
 # Of a flag that is given twice the last one counts. A publish that waits in vain counts as failed after this time
-# instead of after a minute.
+# instead of after a minute. Tests without an operator would wait a minute for one.
 _FLAGS: Final = {
     "server": ["--publish-wait=5s"],
-    "provisioner": ["--gc-interval=5s", "--download-jitter=0"],
+    "provisioner": ["--gc-interval=5s", "--download-jitter=0", "--operator-wait=2s"],
     "webhook": [f"--image={IMAGE}", "--image-pull-policy=Never"],
 }
 # What hangs is ended after 15 s of no answers and 3 s of grace, instead of 30 and 15.
@@ -41,7 +41,7 @@ _PROBE: Final = {"periodSeconds": 5, "terminationGracePeriodSeconds": 3}
 
 def manifests(name: str) -> list[Manifest]:
     """A file of `deploy/`; the image's name, and what would make tests wait, is changed in it."""
-    found: list[Manifest] = list(yaml.safe_load_all((_DEPLOY / name).read_text()))
+    found: list[Manifest] = list(yaml.load_all((_DEPLOY / name).read_text(), yaml.CSafeLoader))
     for manifest in found:
         if manifest["kind"] in ("DaemonSet", "Deployment"):
             for container in manifest["spec"]["template"]["spec"]["containers"]:

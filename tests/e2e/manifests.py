@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from oneagent.common import identifiers
-from oneagent.common.injection import contract
+from oneagent.common.agents import oneagent
 from tests.cluster.kubectl import Manifest
 from tests.fakes import tenant
 
@@ -112,7 +112,7 @@ def pod(
     """An application with the volume that the webhook adds."""
     made = application(name, namespace, user=user, command=command)
     made["spec"]["containers"][0] |= {
-        "env": [{"name": "LD_PRELOAD", "value": f"{AGENT}/{contract.PRELOAD_LIBRARY}"}],
+        "env": [{"name": "LD_PRELOAD", "value": f"{AGENT}/{oneagent.PRELOAD_LIBRARY}"}],
         "volumeMounts": [{"name": VOLUME, "mountPath": AGENT}],
     }
     attributes = {"mode": "app", "dynakube": dynakube}

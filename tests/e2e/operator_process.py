@@ -86,14 +86,16 @@ class Operator:
 
 def install_rights(kubectl: Kubectl) -> None:
     """Service account and roles of `deploy/operator.yaml`, without the Deployment."""
-    found: list[Manifest] = [m for m in yaml.safe_load_all(_DEPLOY.read_text()) if m["kind"] != "Deployment"]
+    found: list[Manifest] = [
+        m for m in yaml.load_all(_DEPLOY.read_text(), yaml.CSafeLoader) if m["kind"] != "Deployment"
+    ]
     kubectl.apply(*found)
 
 
 def kubeconfig(cluster: Cluster, path: Path, account: str = ACCOUNT) -> Path:
     """One with a token of the operator's service account, or of another one."""
     token = cluster.kubectl("-n", NAMESPACE, "create", "token", account, "--duration=2h").strip()
-    content: dict[str, Any] = yaml.safe_load(cluster.control_plane.admin.read_text())
+    content: dict[str, Any] = yaml.load(cluster.control_plane.admin.read_text(), yaml.CSafeLoader)
     content["users"][0]["user"] = {"token": token}
     assert content["clusters"][0]["cluster"]["server"] == SERVER
     path.write_text(yaml.safe_dump(content))

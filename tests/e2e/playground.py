@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,11 +23,12 @@ _TOLD: Final = """
 A cluster of one node is up, with driver, operator and webhook, and a DynaKube `demo` whose tenant is a double. It
 monitors namespaces with the label agent=demo:
 
-  export KUBECONFIG={kubeconfig} PATH={programs}:$PATH
+  export KUBECONFIG={kubeconfig} PATH={folder}:{programs}:$PATH
   kubectl create namespace shop && kubectl label namespace shop agent=demo
   kubectl apply -f {pod} && kubectl -n shop wait --for=condition=Ready pod/cart
-  kubectl -n shop exec cart -- grep liboneagentproc /proc/1/maps
-  kubectl -n dynatrace exec daemonset/oneagent-csi-driver -c server -- oneagent-csi why shop/cart
+  kubectl -n shop exec cart -- cat /proc/1/maps | grep liboneagentproc
+  kubectl oneagent why cart -n shop
+  kubectl oneagent status
 
 The node is entered with:  nsenter --target {pid} --mount --net --pid=/proc/{pid}/ns/pid_for_children
 Logs are below {folder}. Ctrl-C ends it, and leaves nothing behind.
@@ -69,6 +71,9 @@ def _tell(cluster: Cluster) -> None:
     kubeconfig = folder / "kubeconfig"
     inside = cluster.control_plane.admin.read_text()
     kubeconfig.write_text(inside.replace(cluster.control_plane.url, f"https://127.0.0.1:{tcp_forward.open_door()}"))
+    program = folder / "kubectl-oneagent"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m oneagent.operator.cli.main "$@"\n')
+    program.chmod(0o755)
     pod = folder / "pod.yaml"
     pod.write_text(manifests.as_yaml(manifests.application("cart", "shop")))
     pid = (folder / "pid").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import io
 import json
 import tarfile
@@ -49,6 +50,7 @@ class Nobody:
     def dynakube_changed(self, name: object) -> None: ...
     def namespace_changed(self, name: str) -> None: ...
     def object_changed(self, kind: str, name: str) -> None: ...
+    def cluster_restored(self) -> None: ...
 
 
 @pytest.fixture(scope="session")
@@ -236,7 +238,10 @@ def test_the_older_dynakube_keeps_the_nodes_that_both_select(
 ) -> None:
     apply(dynakube("elder"))
     do("elder")
-    time.sleep(1.1)  # The API server counts creation in seconds.
+    elder = kubectl.json("-n", NAMESPACE, "get", "dynakube", "elder")
+    created = datetime.datetime.fromisoformat(elder["metadata"]["creationTimestamp"]).timestamp()
+    # The API server counts creation in seconds.
+    wait_for(lambda: time.time() >= created + 1, "the second of its creation is over")
     apply(dynakube("another", "hostMonitoring"))
     verdict = do("another")
     assert (verdict.status, verdict.reason) == ("False", reconciler.NODES_TAKEN)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.csi_driver.linux import mount_table
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
@@ -58,7 +58,7 @@ def test_without_its_tenant_a_pod_starts_with_an_empty_view_and_an_event_says_wh
     apply(*manifests.with_access(*manifests.dynakube(namespace, nobody, version, max_csi_mount_attempts="2")))
     apply(manifests.pod("blind", namespace, namespace))
     running(namespace, "blind", within=90)
-    assert kubectl("-n", namespace, "exec", "blind", "--", "ls", f"{manifests.AGENT}/agent") == "lib64\n"
+    assert kubectl("-n", namespace, "exec", "blind", "--", "ls", f"{manifests.AGENT}/agent") == "conf\nlib64\n"
     assert "preloaded" not in kubectl("-n", namespace, "logs", "blind"), "the loader found the inert library"
 
     def event() -> str:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx2 as httpx
 import zstandard
 
-from oneagent.common.injection import contract
+from oneagent.common.agents import oneagent
 from tests.fakes import packages
 
 OCI: Final = "application/vnd.oci.image"
@@ -148,6 +148,29 @@ def image(
             "rootfs": {"type": "layers", "diff_ids": [digest(data) for data in tars]},
         }
     ).encode()
+    return _with_manifest(config, layers, docker=docker, **fields)
+
+
+def of_archive(archive: Path, **labels: str) -> Image:
+    """The image of an archive as `docker save` writes it; labels make it another one of the same layers."""
+    with tarfile.open(archive) as opened:
+
+        def content(name: str) -> bytes:
+            file = opened.extractfile(name)
+            assert file
+            return file.read()
+
+        (listed,) = json.loads(content("manifest.json"))
+        config = json.loads(content(listed["Config"]))
+        config["config"]["Labels"] = {**(config["config"].get("Labels") or {}), **labels}
+        layers = [(content(name), _LAYERS[False, ""]) for name in listed["Layers"]]
+    return _with_manifest(json.dumps(config).encode(), layers)
+
+
+def _with_manifest(
+    config: bytes, layers: Sequence[tuple[bytes, str]], /, *, docker: bool = False, **fields: Any
+) -> Image:
+    """`layers` are blobs with their media types."""
     config_type = f"{DOCKER}.container.image.v1+json" if docker else f"{OCI}.config.v1+json"
     media_type = f"{DOCKER}.distribution.manifest.v2+json" if docker else f"{OCI}.manifest.v1+json"
     manifest = {
@@ -222,5 +245,5 @@ def _write_blobs(directory: Path, image: Image) -> None:
         _write_blobs(directory, part)
 
 
-MINIMAL: Final = Entry(packages.NESTED + contract.PRELOAD_LIBRARY, b"\x7fELF", 0o755)
+MINIMAL: Final = Entry(packages.NESTED + oneagent.PRELOAD_LIBRARY, b"\x7fELF", 0o755)
 """The least that is an agent."""

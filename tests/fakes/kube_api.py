@@ -2,7 +2,7 @@
 
 It stores every change since its last `compact()`. A watch from an older version is answered with 410, as by an API
 server whose etcd was compacted. Lists are paged by `limit`, from the version of their first page. Tests cause
-failures by `fail_next`, `cut`, `send_to_watches`, `forbidden`, `held`, `served`.
+failures by `fail_next`, `cut`, `restore`, `send_to_watches`, `forbidden`, `held`, `served`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Json = dict[str, Any]
 
 GROUP = "dynatrace.com"
 _OBJECTS = re.compile(
-    r"/(?:api/v1|apis/(?:apps|batch|storage\.k8s\.io)/v1|apis/dynatrace\.com/(?P<version>\w+))"
+    r"/(?:api/v1|apis/(?:apps|batch|(?:storage|coordination)\.k8s\.io)/v1|apis/dynatrace\.com/(?P<version>\w+)"
+    r"|apis/csi\.oneagent\.dynatrace\.com/v1alpha1)"
     r"(?:/namespaces/(?P<ns>[^/]+))?/(?P<plural>\w+)(?:/(?P<name>[^/]+))?"
 )
 _IN_NO_NAMESPACE = {"namespaces", "nodes", "csidrivers", "csinodes"}
@@ -75,6 +76,14 @@ class Failure:
     plural: str
     watch: bool | None
     headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Backup:
+    version: int
+    oldest: int
+    objects: dict[tuple[str, str, str], Json]
+    log: list[tuple[int, str, str, str, Json]]
 
 
 def _bookmark(version: int) -> Json:
@@ -168,6 +177,21 @@ class KubeApi:
             self._oldest = self._version
             self._log.clear()
             self._pages.clear()
+
+    def backup(self) -> Backup:
+        with self.changed:
+            return Backup(self._version, self._oldest, copy.deepcopy(self._objects), list(self._log))
+
+    def restore(self, backup: Backup, *, bump: int = 0) -> None:
+        """Go on from a backup, as after `etcdutl snapshot restore`.
+
+        With its `--bump-revision` the version of the whole grows and the history is gone, but objects keep theirs.
+        """
+        with self.changed:
+            self._version, self._oldest = backup.version + bump, backup.version + bump if bump else backup.oldest
+            self._objects, self._log = copy.deepcopy(backup.objects), [] if bump else list(backup.log)
+            self._pages.clear()
+        self.cut()
 
     def cut(self) -> None:
         """Break every open watch in the middle of a line."""
@@ -319,7 +343,9 @@ class _Handler(BaseHTTPRequestHandler):
         match = found[0]
         with self.api.changed:
             obj = self.api.get(match["plural"], match["ns"] or "", match["name"])
-        if obj is None:
+        if self.headers["Content-Type"] == "application/apply-patch+yaml":
+            self._answer(200, self.api.put(match["plural"], body))
+        elif obj is None:
             self._status(404, "NotFound")
         elif self.headers["Content-Type"] != "application/merge-patch+json":
             self._status(415, "UnsupportedMediaType")

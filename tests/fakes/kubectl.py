@@ -2,6 +2,7 @@
 
     objects.json             all objects of the cluster
     refused.json             kinds that the user may not read
+    unknown.json             kinds that the cluster does not have
     exec/POD                 output of a command in the pod; without this file the pod has no such container
     logs/POD/CONTAINER       log of the container; with `.previous` of its previous run
     ports/POD                local port to which a port-forward of the pod connects
@@ -43,6 +44,10 @@ class FakeCluster:
     def forbid(self, *kinds: str) -> None:
         """Forbid reading these kinds, named in the plural."""
         (self._directory / "refused.json").write_text(json.dumps(kinds))
+
+    def forget(self, *kinds: str) -> None:
+        """Have no such kinds, named in the plural: their CRD was never there, or was deleted."""
+        (self._directory / "unknown.json").write_text(json.dumps(kinds))
 
     def set_exec_output(self, pod: str, output: Any) -> None:
         self._write(f"exec/{pod}", output if output == HANGING else json.dumps(output))
@@ -100,12 +105,15 @@ def _field(obj: Object, path: str) -> str:
 def _chosen(obj: Object, name: str, flags: Mapping[str, str]) -> bool:
     metadata = obj["metadata"]
     labels = metadata.get("labels") or {}
-    wanted = [one.split("=", 1) for one in flags.get("--selector", "").split(",") if one]
+    selectors = [one for one in flags.get("--selector", "").split(",") if one]
+    wanted = [one.split("=", 1) for one in selectors if "!=" not in one]
+    unwanted = [one.split("!=", 1) for one in selectors if "!=" in one]
     fields = [one.split("=", 1) for one in flags.get("--field-selector", "").split(",") if one]
     return (
         (not name or metadata["name"] == name)
         and ("-n" not in flags or metadata.get("namespace") == flags["-n"])
         and all(labels.get(key) == value for key, value in wanted)
+        and not any(labels.get(key) == value for key, value in unwanted)
         and all(_field(obj, key) == value for key, value in fields)
     )
 
@@ -126,6 +134,9 @@ def _get(directory: Path, words: list[str], flags: Mapping[str, str]) -> int:
         return _fail(
             f'Error from server (Forbidden): {kind} is forbidden: User "somebody" cannot get resource "{kind}"'
         )
+    unknown = directory / "unknown.json"
+    if unknown.exists() and kind.partition(".")[0] in json.loads(unknown.read_text()):
+        return _fail(f'error: the server doesn\'t have a resource type "{kind.partition(".")[0]}"')
     objects = json.loads((directory / "objects.json").read_text())
     found = [obj for obj in objects if obj["kind"].lower() == _kind(kind) and _chosen(obj, name, flags)]
     if "go-template" in flags["-o"]:
@@ -182,6 +193,9 @@ def main() -> int:
             return _logs(directory, words, flags)
         case "port-forward":
             return _forward(directory, words)
+        case "config":
+            print("shop", end="")
+            return 0
         case "version":
             print(json.dumps({"serverVersion": {"gitVersion": "v1.35.0"}}))
             return 0

@@ -20,8 +20,8 @@ from typing import Any
 
 import grpc
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
 from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.linux import mount_table
@@ -29,6 +29,8 @@ from oneagent.csi_driver.metadata import database, desired_versions
 from oneagent.csi_driver.store import store_key
 
 VERSION = store_key.of_version(Version("1.277.0.20230914-094321"), "the tests")
+LAYER = LayerId("configured")
+"""A config layer with which agents can report; `want` makes it."""
 
 
 def install(data: DataDir, version: Version = VERSION, content: bytes = b"library") -> None:
@@ -44,6 +46,16 @@ def install(data: DataDir, version: Version = VERSION, content: bytes = b"librar
     tree.rename(data.agent(version))
 
 
+def add_layer(data: DataDir, tenant: TenantId, layer: LayerId = LAYER, content: str = "") -> None:
+    """Put a config layer on the disk, unless it is there."""
+    file = data.config_layer(tenant, layer) / "agent/conf/ruxitagentproc.conf"
+    if not file.exists():
+        file.parent.mkdir(parents=True)
+        file.write_text(content or f"[general]\nfromPackage yes\ntenant {tenant}\ntenantToken {tenant}.token\n")
+        for directory in file.parents[:3]:
+            directory.chmod(0o1777)
+
+
 def torn_layer(data: DataDir) -> LayerId:
     """A config layer of the DynaKube `demo` with which the kernel refuses to mount: no layer may lie on procfs."""
     layer = LayerId("torn")
@@ -56,6 +68,10 @@ def torn_layer(data: DataDir) -> LayerId:
 
 def want(data: DataDir, *wanted: desired_versions.DesiredState) -> None:
     """Write the desired state of DynaKubes, as the provisioner does."""
+    for row in wanted:
+        for layer, tenant in ((row.layer, row.tenant), (row.good_layer, row.tenant)):
+            if layer == LAYER:
+                add_layer(data, tenant)
     metadata = database.Database(data.database, data.database_lock)
     desired_versions.replace_all(metadata, data.dynakubes, wanted)
     metadata.close()
@@ -67,7 +83,8 @@ def demo(**fields: Any) -> desired_versions.DesiredState:
         "name": DynaKubeName("demo"),
         "tenant": TenantId("abc12345"),
         "version": VERSION,
-        "layer": LayerId(""),
+        "layer": LAYER,
+        "good_layer": LAYER if fields.get("good_version") else LayerId(""),
     }
     return desired_versions.DesiredState(**(defaults | fields))
 

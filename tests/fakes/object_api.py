@@ -55,7 +55,7 @@ class Objects:
 
     async def read(self, path: str, parameters: Mapping[str, str] | None = None, *, accept: str) -> bytes:
         """The list of a collection, for a watch."""
-        resource, namespace = _collection(path)
+        resource, namespace = collection(path)
         items = [item async for item in self.list(resource, namespace)]
         return json.dumps({"metadata": {"resourceVersion": str(self._version)}, "items": items}).encode()
 
@@ -74,6 +74,15 @@ class Objects:
         stored.update(copy.deepcopy(dict(obj)))
         stored["metadata"]["resourceVersion"] = self._next()
         return copy.deepcopy(stored)
+
+    async def apply(self, resource: api.Resource, obj: Mapping[str, Any], *, subresource: str = "") -> api.Object:
+        """Create or overwrite; the real one keeps what other managers have set."""
+        self._call("apply", f"{resource.kind}/{subresource}" if subresource else resource.kind, obj["metadata"]["name"])
+        return copy.deepcopy(self.put(resource.kind, obj))
+
+    async def delete(self, resource: api.Resource, name: str, namespace: str = "") -> None:
+        self._call("delete", resource.kind, name)
+        self.stored.pop((resource.kind, namespace, name), None)
 
     async def merge(
         self,
@@ -109,7 +118,7 @@ class Objects:
         return str(self._version)
 
 
-def _collection(path: str) -> tuple[api.Resource, str]:
+def collection(path: str) -> tuple[api.Resource, str]:
     known = [value for value in vars(api).values() if isinstance(value, api.Resource)]
     known.append(api.dynakubes(path.split("/")[3]))
     root, _, plural = path.rpartition("/")

@@ -147,7 +147,7 @@ class RunningPackageServer:
         self.ca_file, self.token_file = directory / "ca.crt", directory / "token"
         self.ca_file.write_bytes(self.authority.cert_pem.bytes())
         self.token_file.write_text(token())
-        self.now = time.time
+        self.now, self.elapsed = time.time, time.monotonic
         self._settings = PackageServerSettings(
             self.directory,
             budget,
@@ -180,11 +180,21 @@ class RunningPackageServer:
 
     async def _start(self) -> None:
         metrics = PackageMetrics(self.registry)
-        self.endpoint = PackageServer(self._settings, self._reviewer, self.pair, metrics, now=self._now)
+        self.endpoint = PackageServer(
+            self._settings,
+            self._reviewer,
+            self.pair,
+            metrics,
+            now=self._now,
+            elapsed=self._elapsed,
+        )
         await self.endpoint.start()
 
     def _now(self) -> float:
         return self.now()
+
+    def _elapsed(self) -> float:
+        return self.elapsed()
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from oneagent.common.injection import contract
+from oneagent.common.agents import oneagent
+from oneagent.common.identifiers import Version
+from oneagent.common.unpack import zip
+from oneagent.csi_driver.data_dir import DataDir
 
 VERSION: Final = "1.277.0.20230914-094321"
 NESTED: Final = "opt/dynatrace/oneagent/"
@@ -49,7 +52,7 @@ def build(
     with zipfile.ZipFile(path, "w") as archive:
         for folder in ("agent/", "agent/bin/", "agent/conf/", "agent/log/"):
             write(archive, prefix + folder, mode=0o040755)
-        write(archive, prefix + contract.PRELOAD_LIBRARY, preloaded, 0o100755)
+        write(archive, prefix + oneagent.PRELOAD_LIBRARY, preloaded, 0o100755)
         write(archive, f"{prefix}agent/lib/liboneagentproc.so", b"\x7fELF" + version.encode() * 100, 0o100755)
         write(archive, f"{binaries}any/liboneagentjava.so", b"\x7fELF java" * 500, 0o100755)
         write(archive, f"{binaries}linux-x86-64/oneagentnodeagent", b"#!/bin/sh\n", 0o100755)
@@ -59,6 +62,16 @@ def build(
         if filler:
             write(archive, f"{prefix}agent/filler.bin", random.Random(version).randbytes(filler))
     return path
+
+
+def store(root: Path, version: Version) -> DataDir:
+    """Return a data directory with one version in its store, without the mount points that an install adds."""
+    data = DataDir(root)
+    data.create()
+    unpacked = zip.unpack_agent(build(data.tmp / "package.zip"), data.tmp / "tree")
+    unpacked.manifest.dump(data.manifest(version))
+    unpacked.root.rename(data.agent(version))
+    return data
 
 
 def build_large(
@@ -76,7 +89,7 @@ def build_large(
     chance = random.Random(seed)
     blocks = {"so": _machine_code(chance), "js": _text(chance), "jar": chance.randbytes(8 * _MIB)}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        write(archive, contract.PRELOAD_LIBRARY, blocks["so"][:600_000], 0o100755)
+        write(archive, oneagent.PRELOAD_LIBRARY, blocks["so"][:600_000], 0o100755)
         left = int(changed * megabytes * _MIB)
         for name, size in _sizes(chance, version, megabytes * _MIB, files - 1):
             kind = name.rpartition(".")[2]

@@ -19,12 +19,12 @@ from typing import Any, Self
 from oneagent.common import dynakube
 from oneagent.common.identifiers import DynaKubeName, StoreKey, Version, agent_version
 from oneagent.common.kubernetes import errors
-from oneagent.common.unpack import file_manifest
+from oneagent.common.node_lease import NodeReport
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.provisioner import main
-from oneagent.csi_driver.store import AgentStore
+from oneagent.csi_driver.store import AgentStore, integrity
 from tests.fakes import ports, tenant
 
 OTHER = Version("1.279.0.20231001-000000")
@@ -75,11 +75,14 @@ def manifest(
 class FakeDynaKubeSource:
     """A `DynaKubeSource` in memory, which records Events."""
 
+    operator_wait_seconds: float | None = None
+
     def __init__(self) -> None:
         self.secrets: dict[str, Mapping[str, str]] = {}
         self.config_maps: dict[str, Mapping[str, str]] = {}
         self.events: list[tuple[str, str, str, str]] = []
         """Name of the object, kind, reason, message."""
+        self.reports: list[NodeReport] = []
         self.unavailable = False
         """Secrets cannot be read, as without an API server."""
         self._dynakubes: dict[str, dynakube.DynaKube | str] = {}
@@ -137,6 +140,14 @@ class FakeDynaKubeSource:
         related: dynakube_sources.PodReference | None = None,
     ) -> None:
         self.events.append((about.name, kind, reason, message))
+
+    def report(self, report: NodeReport) -> None:
+        self.reports.append(report)
+
+    def states(self, name: str = "demo") -> list[str]:
+        """The states of a DynaKube in the reports, without repeats."""
+        states = [kube.state for report in self.reports for kube in report.dynakubes if kube.name == name]
+        return [state for index, state in enumerate(states) if not index or states[index - 1] != state]
 
     def silent_seconds(self) -> float:
         return 0.0
@@ -225,13 +236,14 @@ def table(data: DataDir, name: str) -> list[dict[str, Any]]:
 
 
 def list_corrupt(data: DataDir) -> list[str]:
-    """Versions in the store that are not what their manifests say. Empty, whatever has happened."""
-    found = []
-    for version in AgentStore(data).versions():
-        expected = file_manifest.Manifest.load(data.manifest(version))
-        if findings := file_manifest.verify(Path(data.agent(version)), expected):
-            found.append(f"{version}: {findings[:3]}")
-    return found
+    """Versions in the store that are not what their manifests say. Empty, whatever has happened.
+
+    A collector that runs may remove a version before its turn.
+    """
+    versions = AgentStore(data).versions()
+    reports = integrity.check(data, versions, bytes_per_second=None) if versions else ()
+    good = {integrity.State.OK, integrity.State.MISSING}
+    return [f"{report.name}: {report}" for report in reports if report.state not in good]
 
 
 class Process:

@@ -13,11 +13,14 @@ from typing import Self
 
 
 class Proxy:
-    """Listens on localhost while in use as a context manager; `credentials` as `user:password`."""
+    """Listens while in use as a context manager; `credentials` as `user:password`."""
 
-    def __init__(self, credentials: str = "") -> None:
+    def __init__(self, credentials: str = "", *, host: str = "127.0.0.1") -> None:
         self.seen: list[str] = []
         """`CONNECT host:port` or `GET http://…`, without the query."""
+        self.clients = set[str]()
+        """The addresses of those that it let through."""
+        self._host = host
         self._expected = "Basic " + base64.b64encode(credentials.encode()).decode() if credentials else ""
         proxy = self
 
@@ -65,13 +68,13 @@ class Proxy:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((host, 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._server.server_port}"
+        return f"{self._host}:{self._server.server_port}"
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -86,6 +89,7 @@ class Proxy:
 
     def _admits(self, handler: BaseHTTPRequestHandler) -> bool:
         if handler.headers.get("Proxy-Authorization", "") == self._expected:
+            self.clients.add(handler.client_address[0])
             return True
         handler.send_response(407)
         handler.send_header("Content-Length", "0")

@@ -85,7 +85,9 @@ class Tenant:
         packages: Path | None = None,
         token: str = TOKEN,
         tenant: str = TENANT,
+        requests_per_minute: int = 0,
     ) -> None:
+        """More than `requests_per_minute` get 429; 0: no limit."""
         self.token, self.tenant = token, tenant
         self.tenant_token = "tenant-token-of-the-double"
         self.endpoints = ["https://ag1.example/communication", "https://ag2.example/communication"]
@@ -95,6 +97,10 @@ class Tenant:
         """In a public registry, by component."""
         self.properties: list[dict[str, str]] = []
         self.requests: list[Request] = []
+        self.refused: list[float] = []
+        """Times of the requests above the limit, on the monotonic clock."""
+        self._per_minute = requests_per_minute
+        self._allowed = collections.deque[float](maxlen=requests_per_minute or 1)
         self.bytes_per_second = 0
         self._directory = packages
         self._released: dict[str, _Package] = {}
@@ -148,6 +154,11 @@ class Tenant:
         with self._lock:
             del self._released[version]
 
+    def mend(self, endpoint: Endpoint) -> None:
+        """Forget the faults that are planned for an endpoint."""
+        with self._lock:
+            self._faults[endpoint].clear()
+
     def plan(self, endpoint: Endpoint, *faults: Fault) -> None:
         """Add faults to the next responses of an endpoint, one fault each."""
         self._faults[endpoint].extend(faults)
@@ -162,8 +173,17 @@ class Tenant:
     def record(self, request: Request) -> Fault:
         with self._lock:
             self.requests.append(request)
+            if self._per_minute and self._is_above_limit(time.monotonic()):
+                return Fault(429, {"Retry-After": "60"})
             planned = self._faults[request.endpoint]
             return planned.popleft() if planned else Fault()
+
+    def _is_above_limit(self, now: float) -> bool:
+        if len(self._allowed) == self._per_minute and now - self._allowed[0] < 60.0:
+            self.refused.append(now)
+            return True
+        self._allowed.append(now)
+        return False
 
     def package(self, version: str) -> _Package | None:
         self._scan_directory()

@@ -78,7 +78,7 @@ class Decisions:
             raise self.error
         return self.outcome
 
-    def validate(self, new: Object, old: Object | None) -> Verdict:
+    async def validate(self, new: Object, old: Object | None) -> Verdict:
         self.seen += [new, old]
         if self.error:
             raise self.error
@@ -118,8 +118,8 @@ class Serving:
         self.cluster, self.decisions, self.journal = Cluster(), Decisions(), Journal()
         self.authority = trustme.CA()
         self.registry = prometheus_client.CollectorRegistry()
-        self._metrics = Metrics(self.registry)
-        self.tls = server_tls.ServerTls(self._metrics.certificate_expiry.set)
+        self.metrics = Metrics(self.registry)
+        self.tls = server_tls.ServerTls(self.metrics.certificate_expiry.set)
         self._settings = Settings("127.0.0.1", 0, drain_seconds=drain_seconds, finish_seconds=5.0)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -146,7 +146,7 @@ class Serving:
         self._loop.close()
 
     async def _start(self) -> None:
-        said = events.Recorder(self.journal, self._metrics, pause_seconds=0.0)
+        said = events.Recorder(self.journal, self.metrics, pause_seconds=0.0)
         self._writing = asyncio.create_task(said.run())
         handlers = admission.Handlers(
             self.decisions.inject,
@@ -155,7 +155,7 @@ class Serving:
         )
         answers = admission.Admission(self.cluster, handlers, said, NAMESPACE)
         self.tls.load(lambda: pair(self.authority))
-        self.server = Server(self._settings, self.tls.context, answers, self._metrics)
+        self.server = Server(self._settings, self.tls.context, answers, self.metrics)
         await self.server.start()
 
     def begin_to_stop(self) -> None:
@@ -197,6 +197,15 @@ class Serving:
     def counted(self, path: str, outcome: str, reason: str = "") -> float:
         labels = {"path": path, "outcome": outcome, "reason": reason}
         return self.registry.get_sample_value("oneagent_webhook_requests_total", labels) or 0.0
+
+    def covered(self) -> dict[tuple[str, str, str], float]:
+        """Admitted pods by DynaKube, namespace and outcome."""
+        (family,) = (one for one in self.registry.collect() if one.name == "oneagent_webhook_pods")
+        samples = [one for one in family.samples if one.name.endswith("_total")]
+        return {
+            (each.labels["dynakube"], each.labels["pod_namespace"], each.labels["outcome"]): each.value
+            for each in samples
+        }
 
 
 def trusting(*authorities: trustme.CA) -> ssl.SSLContext:

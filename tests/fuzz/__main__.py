@@ -23,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.fuzz import admission_reviews, answers, csi_requests, judging
+from tests.fuzz import admission_reviews, answers, csi_requests, judging, preload_files
 
 KINDS: Final[dict[str, Callable[[random.Random], str]]] = {
     "zip": judging.archive,
@@ -31,6 +31,7 @@ KINDS: Final[dict[str, Callable[[random.Random], str]]] = {
     "csi-request": csi_requests.judge,
     "admission-review": admission_reviews.judge,
     "answer": answers.judge,
+    "preload-file": preload_files.judge,
 }
 
 
@@ -47,6 +48,7 @@ TARGETS: Final = {
     "csi-requests": Target(("csi-request",), 200_000),
     "admission-reviews": Target(("admission-review",), 50_000),
     "answers": Target(("answer",), 50_000),
+    "preload-files": Target(("preload-file",), 100_000),
 }
 _BATCH: Final = 500
 _MEMORY: Final = 1 << 30

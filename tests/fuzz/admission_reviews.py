@@ -136,7 +136,7 @@ def _inject(pod: Object, context: PodContext) -> InjectionResult:
     return injection.inject(pod, context, _SETTINGS)
 
 
-def _validate(new: Object, old: Object | None) -> validation.ValidationResult:
+async def _validate(new: Object, old: Object | None) -> validation.ValidationResult:
     namespaces = {f"team-{number}": {"team": str(number)} for number in range(NAMESPACES)}
     state = validation.ClusterState(dynakubes=[_DYNAKUBE], namespaces=namespaces, own_namespace="dynatrace")
     return validation.validate(new, old, state)

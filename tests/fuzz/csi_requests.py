@@ -33,6 +33,7 @@ from oneagent.csi_driver.server.node_service import NodeService
 from oneagent.csi_driver.server.overlay import OverlayMounter
 from oneagent.csi_driver.server.request_decoding import MAX_MESSAGE_BYTES
 from oneagent.csi_driver.server.request_validation import POD_NAME, POD_NAMESPACE, POD_UID
+from oneagent.csi_driver.server.unpublish import Unpublisher
 from oneagent.csi_driver.store import AgentStore
 from tests.fuzz import alterations
 from tests.fuzz.alterations import Chance
@@ -56,6 +57,20 @@ LONGEST_MESSAGE: Final = 1_000
 LONGEST_LINE: Final = 20_000
 """Five values of 512 characters, each of which JSON may write with six."""
 _PODS: Final = ("a", "b")
+_ATTRIBUTES: Final = {
+    "retryTimeout": ("10m", "0s"),
+    "failurePolicy": ("fail",),
+    "userNamespace": ("true", "false"),
+    "connectRetryMs": ("0", "6000", "999999999"),
+    "basePodName": ("cart",),
+    "workloadKind": ("Deployment",),
+    "workloadName": ("cart", "x" * 253),
+    "clusterId": ("cluster-1",),
+    "enrichment": ("true",),
+    "image.c0": ("registry.example/cart:1", "x" * 512),
+    "attribute.team": ("checkout", ""),
+    "attribute.example.com/stage": ("prod",),
+}
 _TARGET: Final = "pods/{}/volumes/kubernetes.io~csi/agent/mount"
 
 
@@ -117,8 +132,11 @@ class Target:
             self.volumes,
             desired_versions.DesiredStateReader(database, data.dynakubes),
         )
+        self.unpublisher = Unpublisher(self.publisher, data, mounts, self.volumes)
         metrics = ServerMetrics()
-        service = NodeService("node1", str(self.kubelet), self.publisher, data, self.volumes, mounts, metrics)
+        service = NodeService(
+            "node1", str(self.kubelet), self.publisher, self.unpublisher, data, self.volumes, mounts, metrics
+        )
         self._interceptor = CallInterceptor(metrics)
         self._service = service
         self.log = _Lines()
@@ -150,7 +168,7 @@ class Target:
         """Begin a case: the parents of two targets exist, and nothing else."""
         self.log.lines.clear()
         for record in self.volumes.all():
-            self.publisher.unpublish(record.id, TargetPath(record.target))
+            self.unpublisher.unpublish(record.id, TargetPath(record.target))
         for pod in _PODS:
             (self.kubelet / _TARGET.format(pod)).parent.mkdir(parents=True, exist_ok=True)
 
@@ -233,7 +251,7 @@ def _publish(chance: Chance, volume: str, path: str) -> csi_pb2.NodePublishVolum
             POD_NAME: "cart",
             POD_NAMESPACE: "shop",
             POD_UID: "1",
-            "mode": chance.choice(("app", "app", "host")),
+            "mode": chance.choice(("app", "app", "conf", "host")),
             "dynakube": chance.choice(("demo", "demo", "absent")),
         },
     )
@@ -242,6 +260,9 @@ def _publish(chance: Chance, volume: str, path: str) -> csi_pb2.NodePublishVolum
         request.volume_context["containers"] = ",".join(
             f"c{n % 1001}" for n in range(chance.choice((1, 3, 1000, 1002)))
         )
+    for key, values in _ATTRIBUTES.items():
+        if chance.random() < 0.2:
+            request.volume_context[key] = chance.choice(values)
     return request
 
 
@@ -270,7 +291,7 @@ def _spoil(chance: Chance, request: Any) -> None:
 
 
 def _spoil_map(chance: Chance, entries: Any) -> None:
-    known = (POD_NAME, POD_NAMESPACE, POD_UID, "mode", "dynakube", "containers", "retryTimeout")
+    known = (POD_NAME, POD_NAMESPACE, POD_UID, "mode", "dynakube", "containers", "retryTimeout", *_ATTRIBUTES)
     if chance.random() < 0.7:
         key = chance.choice(known)
         entries[key] = _text(chance, entries.get(key, ""))
@@ -279,8 +300,10 @@ def _spoil_map(chance: Chance, entries: Any) -> None:
     else:
         count = chance.choice((1, 3, 1_001, 20_000))
         text = _text(chance)[: _LARGE // count // 2]
+        # Attributes that may be many, and the further parts of one.
+        key = chance.choice(("{}{}", "attribute.{}{}", "image.{}{}", "containers~{}", "attribute.team~{}"))
         for number in range(count):
-            entries[f"{number}{text}"] = text
+            entries[key.format(number, text)] = text
 
 
 def _count(chance: Chance) -> int:

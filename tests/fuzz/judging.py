@@ -11,11 +11,12 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from oneagent.common import unpack as common_unpack
-from oneagent.common.unpack import agent_layout, file_manifest, tree_writer
+from oneagent.common.unpack import agent_layout, early_files, file_manifest, tree_writer
 from oneagent.common.unpack import image as unpack_image
 from oneagent.common.unpack import zip as unpack_zip
 from tests.fuzz import readings, tars, zipfiles
@@ -34,16 +35,24 @@ LONGEST: Final = 400
 
 
 def image(chance: Chance) -> str:
-    """Judge an image; the name of what refused it, empty if nothing did."""
+    """Judge an image; the name of what refused it, empty if nothing did. Early files make no difference."""
     case = tars.case(chance)
 
-    def unpacked(place: Path, tree: Path) -> tree_writer.UnpackedAgent:
+    def unpacked(place: Path, tree: Path, *, with_early_files: bool) -> tree_writer.UnpackedAgent:
         blobs = [place / f"layer{number}" for number in range(len(case.blobs))]
         for blob, data in zip(blobs, case.blobs, strict=True):
             blob.write_bytes(data)
-        return unpack_image.read(blobs, limits=LIMITS).unpack(tree)
+        early = early_files.EarlyFiles(tree, LIMITS.unpacked_bytes) if with_early_files else None
+        if early:
+            tree.mkdir()
+        return unpack_image.read(blobs, limits=LIMITS, early=early).unpack(tree)
 
-    return _judge(unpacked, lambda: readings.of_layers(case.blobs), case.sound)
+    results = {
+        _judge(partial(unpacked, with_early_files=early), lambda: readings.of_layers(case.blobs), case.sound)
+        for early in (False, True)
+    }
+    assert len(results) == 1, f"{results} without and with early files"
+    return results.pop()
 
 
 def archive(chance: Chance) -> str:

@@ -9,13 +9,13 @@ from typing import Final, Literal
 
 import zstandard
 
-from oneagent.common.injection import contract
+from oneagent.common.agents import oneagent
 from tests.fakes import packages
 from tests.fuzz import alterations
 from tests.fuzz.alterations import Chance
 
 _P: Final = packages.NESTED
-_LIBRARY: Final = _P + contract.PRELOAD_LIBRARY
+_LIBRARY: Final = _P + oneagent.PRELOAD_LIBRARY
 _BLOCK: Final = 512
 
 _PLAIN: Final = ("a", "b", "c", "A", "agent", "bin", "1.2.3.4-5", "current", "ä")

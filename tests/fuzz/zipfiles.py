@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Final
 
-from oneagent.common.injection import contract
+from oneagent.common.agents import oneagent
 from tests.fuzz import alterations
 from tests.fuzz.alterations import Chance
 
@@ -80,7 +80,7 @@ def case(chance: Chance) -> Case:
 
 
 def _library() -> tuple[_Header, bytes]:
-    return _member(_Header(contract.PRELOAD_LIBRARY.encode(), attributes=0o100755 << 16), b"\x7fELF" + bytes(9))
+    return _member(_Header(oneagent.PRELOAD_LIBRARY.encode(), attributes=0o100755 << 16), b"\x7fELF" + bytes(9))
 
 
 def _member(header: _Header, content: bytes) -> tuple[_Header, bytes]:
@@ -105,7 +105,7 @@ def _sound(chance: Chance, number: int) -> tuple[_Header, bytes]:
             return _member(_Header(f"{above}folder{number}/".encode(), method=0, attributes=0o040755 << 16), b"")
         case 1:
             header = _Header(f"link{number}".encode(), method=method, attributes=0o120777 << 16)
-            return _member(header, contract.PRELOAD_LIBRARY.encode())
+            return _member(header, oneagent.PRELOAD_LIBRARY.encode())
         case _:
             attributes = chance.choice((0o100644, 0o104755, 0o100000, 0)) << 16
             header = _Header(f"{above}file{number}".encode(), method=method, attributes=attributes)

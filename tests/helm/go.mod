@@ -1,5 +1,6 @@
 // Helm, pinned: for the chart's tests, and for whoever writes the manifests anew. Apart from the other programs, so
-// that each is built with the dependencies that it names itself.
+// that each is built with the dependencies that it names itself. Of k8s.io/client-go it has the Kubernetes release that
+// it renders charts for.
 module oneagent-csi/tests/helm
 
 go 1.25.0

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.store import mounted_views
 
 
 def violations(
@@ -26,31 +27,40 @@ def violations(
     """
     mounts = mount_table.at_or_below(mount_table.read(), target_root)
     found = [f"{target} has {count} mounts" for target, count in Counter(m.target for m in mounts).items() if count > 1]
-    views = {}
-    for overlay in mount_table.overlays(mounts):
-        owner = data.volume_of_upper(overlay.upper or overlay.lower[0])
-        found += [] if owner else [f"a view of nobody at {overlay.mount.target}"]
-        views[str(owner)] = overlay
-    for volume, overlay in views.items():
-        versions = [version for layer in overlay.lower if (version := data.version_of_layer(layer))]
-        if len(versions) != 1 or not os.path.isfile(f"{data.agent(versions[0])}/{PRELOAD_LIBRARY}"):
-            found.append(f"the view of {volume} has lost its version {versions}")
-        if not os.path.isfile(f"{overlay.mount.target}/{PRELOAD_LIBRARY}"):
-            found.append(f"the view of {volume} shows no agent")
-        if not os.path.isfile(f"{overlay.mount.target}/agent/conf/container.conf"):
-            found.append(f"the view of {volume} has lost its upper layer")
+    shown = mounted_views.find(mounts, data)
+    owned = {view.mount.target for view in shown}
+    found += [
+        f"a view of nobody at {overlay.mount.target}"
+        for overlay in mount_table.overlays(mounts)
+        if overlay.mount.target not in owned
+    ]
+    views = {str(view.volume): view for view in shown}
+    for volume, view in views.items():
         row = rows.get(volume)
+        if not view.is_complete:
+            # A crash left it, and the next call undoes it.
+            found += [] if row is not None and row["state"] != "empty" else [f"half a view of {volume}: {row}"]
+            continue
+        version, target = view.version, view.mount.target
+        agent = target if view.agent is None else view.agent.target
+        if not version or not os.path.isfile(f"{data.agent(version)}/{PRELOAD_LIBRARY}"):
+            found.append(f"the view of {volume} has lost its version {version}")
+        if not os.path.isfile(f"{agent}/{PRELOAD_LIBRARY}"):
+            found.append(f"the view of {volume} shows no agent")
+        if not os.path.isfile(f"{target}/agent/conf/container.conf"):
+            found.append(f"the view of {volume} has lost its upper layer")
         if row is None:
             found.append(f"the view of {volume} has no row")
-        elif (row["target"], row["version"]) != (overlay.mount.target, versions[0]):
+        elif (row["target"], row["version"]) != (target, version):
             found.append(f"the row of {volume} tells of another view: {dict(row)}")
         elif row["state"] not in {"mounted", "mounting"}:
             found.append(f"the row of {volume}, which has a view, says {row['state']}")
     targets = {mount.target for mount in mounts}
+    agents = {view.agent.target for view in shown if view.agent is not None}
     found += [
         f"{mount.target} is mounted and has no row"
         for mount in mounts
-        if mount.target not in {*unknown, *(row["target"] for row in rows.values())}
+        if mount.target not in {*unknown, *agents, *(row["target"] for row in rows.values())}
     ]
     found += [
         f"{volume} has a row that says mounted, and no mount"

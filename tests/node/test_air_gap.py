@@ -1,4 +1,4 @@
-"""What was carried to the node, as docs/air-gap.md has it: no tenant, no registry, no network."""
+"""Agents that were carried to the node, by docs/air-gap.md: no registry, no network, a tenant only if one is named."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import yaml
 from oneagent.csi_driver.store import store_key
 from tests.cluster import buildah
 from tests.fakes import images, node, packages, provisioner
+from tests.fakes import tenant as double
 from tests.fakes.provisioner import eventually
 
 PAGE = Path(__file__).parents[2] / "docs/air-gap.md"
@@ -109,11 +110,11 @@ def test_a_folder_that_buildah_has_written_is_preloaded(tmp_path: Path, driver: 
 
 def test_an_image_that_was_preloaded_needs_no_registry(tmp_path: Path, driver: node.Driver) -> None:
     kubelet = driver.start()
-    with provisioner.running(tmp_path) as process:
+    with double.Tenant() as server, provisioner.running(tmp_path) as process:
         folder = images.write_layout(tmp_path / "agent", (an_image(), {}))
         preload(process, folder)
         away = f"localhost:1/team/agent@{an_image().digest}"
-        process.set_dynakubes(provisioner.manifest("shop", "http://localhost:1/api", image=away))
+        process.set_dynakubes(provisioner.manifest("shop", server.api_url, image=away))
         eventually(lambda: process.row("shop"))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()

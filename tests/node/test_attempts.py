@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.injection import inert_library
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.store import store_key
 from tests.fakes import node

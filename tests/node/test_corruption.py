@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.store import corruption_log
 from tests.fakes import node, packages, provisioner

@@ -22,11 +22,17 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
     "view": {},
     "read-only view": {"read_only": True},
     "host": {"mode": "host"},
+    "files": {"mode": "conf", "containers": "app"},
+    "user namespace": {"userNamespace": "true", "containers": "app"},
 }
 PUBLISH: Final = {
     "view": ["upper created", "config written", "target created", "mounted", "result recorded"],
     "read-only view": ["upper created", "config written", "target created", "mounted", "result recorded"],
     "host": ["intent recorded", "mounted"],
+    "files": ["config written"],
+    "user namespace": [
+        *("upper created", "config written", "target created", "files mounted", "mounted", "result recorded"),
+    ],
 }
 UNPUBLISH: Final = ["unmounted", "target removed", "upper discarded"]
 FAILED_MOUNT: Final = ["upper created", "config written", "target created", "unmounted"]
@@ -92,19 +98,23 @@ def test_a_crash_in_a_publish(driver: Driver, kind: str, step: str) -> None:
     assert is_sound(driver)
     assert bool(driver.mounts()) == was_mounted
     view = kubelet.publish("pod1", **KINDS[kind])
-    assert len(driver.mounts()) == 1
-    if kind != "host":
+    assert len(driver.mounts()) == {"files": 0, "user namespace": 2}.get(kind, 1)
+    if kind in {"files", "user namespace"}:
+        assert "containerName app" in (view / "agent/conf/container_app.conf").read_text()
+    if kind not in {"host", "files"}:
         assert "k8s_fullpodname pod1" in (view / "agent/conf/container.conf").read_text()
     eventually(lambda: is_sound(driver))
     kubelet.unpublish("pod1")
     assert_nothing_remains(driver)
 
 
-@pytest.mark.parametrize("step", PUBLISH["view"])
-def test_a_crash_in_a_publish_whose_pod_is_deleted_meanwhile(driver: Driver, step: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "step"), [(kind, step) for kind in ("view", "files", "user namespace") for step in PUBLISH[kind]]
+)
+def test_a_crash_in_a_publish_whose_pod_is_deleted_meanwhile(driver: Driver, kind: str, step: str) -> None:
     kubelet = start(driver, crash_at=step)
     with contextlib.suppress(grpc.RpcError):
-        kubelet.publish("pod1")
+        kubelet.publish("pod1", **KINDS[kind])
     wait_for_death(driver)
     kubelet = start(driver)
     kubelet.unpublish("pod1")

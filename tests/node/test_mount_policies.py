@@ -119,6 +119,36 @@ class TestFail:
         assert (kubelet.publish("patient", dynakube=dynakube) / LIBRARY).read_bytes() == b"at last"
 
 
+class TestPodWithTheFailurePolicyFail:
+    """It gets the last good version as any other pod does, and never an empty view."""
+
+    @pytest.mark.parametrize("policy", ["last-good", "wait-then-last-good"])
+    def test_starts_with_the_last_good_version(self, driver: Driver, kubelet: Kubelet, policy: str) -> None:
+        never = store_key.of_version(Version("7.7.7"), "tests")
+        dynakube = lacking(driver, policy, version=never, good_version=VERSION, mount_attempts=0)
+        name = f"insisting-{policy}"
+        view = kubelet.publish(name, timeout=3, dynakube=dynakube, failurePolicy="fail")
+        assert (view / LIBRARY).read_bytes() == b"library"
+        told = {"pod_name": name, "reason": LAST_GOOD_MOUNTED}.items()
+        eventually(lambda: any(told <= row.items() for row in driver.table("notices")))
+
+    @pytest.mark.parametrize("policy", ["last-good", "wait-then-last-good"])
+    def test_without_one_is_refused_with_the_reason_and_starts_once_the_wanted_version_is_there(
+        self, driver: Driver, kubelet: Kubelet, policy: str
+    ) -> None:
+        wanted = store_key.of_version(Version(f"7.8.{len(policy)}"), "tests")
+        dynakube = lacking(driver, policy, version=wanted, mount_attempts=0)
+        name = f"insisting-in-vain-{policy}"
+        with refused(grpc.StatusCode.UNAVAILABLE, "failurePolicy fail: the pod starts once its agent is mounted"):
+            kubelet.publish(name, timeout=SHORT, dynakube=dynakube, failurePolicy="fail")
+        with refused(grpc.StatusCode.UNAVAILABLE, f"attempt 2: version {agent_version(wanted)} is not in the store"):
+            kubelet.publish(name, timeout=SHORT, dynakube=dynakube, failurePolicy="fail")
+        answer = kubelet.begin(name, dynakube=dynakube, failurePolicy="fail")
+        node.install(driver.data, wanted, b"at last")
+        answer.result(10)
+        assert (kubelet.target(name) / LIBRARY).read_bytes() == b"at last"
+
+
 def test_the_version_before_is_kept_and_mounted_with_its_configuration_until_the_new_one_is_there(
     tmp_path: Path,
 ) -> None:

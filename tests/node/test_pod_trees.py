@@ -14,7 +14,7 @@ import pytest
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver.data_dir import VolumeId
-from oneagent.csi_driver.server.mount_target import IDENTITY_FILE
+from oneagent.csi_driver.server.volume_files import IDENTITY_FILE
 from oneagent.csi_driver.server.volume_stats import MAX_ENTRIES
 from tests.fakes import node, pod_trees
 from tests.fakes.node import Driver, Kubelet

@@ -72,11 +72,11 @@ def test_publishes_are_untouched_by_1500_connections_to_the_metrics(tmp_path: Pa
                 kubelet.publish(f"pod{number}")
                 kubelet.unpublish(f"pod{number}")
             assert time.monotonic() - began < 5
-            assert "oneagent_csi_call_seconds" in page(port)
+            assert "oneagent_csi_call_duration_seconds" in page(port)
             # Two for calls that may be under way.
             eventually(lambda: descriptors(server) <= before + BOUND + 2)
         assert "Too many open files" not in driver.log.read_text()
-        assert "oneagent_csi_call_seconds" in page(port)
+        assert "oneagent_csi_call_duration_seconds" in page(port)
 
 
 def test_a_provisioner_is_untouched_by_1500_connections_to_its_metrics(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.injection import inert_library
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double
 from tests.fakes.kube_api import KubeApi
@@ -170,6 +170,7 @@ class TestTheCluster:
                 "--dynakube-source=kubernetes",
                 f"--kubeconfig={api.kubeconfig(tmp_path / 'kubeconfig')}",
                 "--node-id=node1",
+                "--operator-wait=0",
             )
             with provisioner.running(tmp_path, *flags) as process:
                 eventually(lambda: process.row().get("mount_timeout_seconds") == 1.0)

@@ -228,7 +228,7 @@ def test_the_next_process_finishes_a_killed_import(
 ) -> None:
     preload.preload(
         process.data,
-        partial(zip.read, tmp_path / "agent.zip"),
+        lambda _early: zip.read(tmp_path / "agent.zip"),
         preload.PreloadOrigin(version=VERSION, dynakube="demo", sha256="0" * 64, keep_until=time.time() + 3600),
         dedup.ExistingFiles(),
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.server import overlay
 from tests.fakes.node import VERSION, Driver, Kubelet, demo, running, want
@@ -25,7 +25,8 @@ class TestAView:
     def test_shows_the_agent_and_the_pods_own_configuration(self, kubelet: Kubelet) -> None:
         view = kubelet.publish("pod1", containers="app,sidecar")
         assert (view / "agent/lib64/liboneagentproc.so").read_bytes() == b"library"
-        assert (view / "agent/conf/ruxitagentproc.conf").read_text() == "[general]\nfromPackage yes\n"
+        lines = (view / "agent/conf/ruxitagentproc.conf").read_text().splitlines()
+        assert {"fromPackage yes", "tenantToken abc12345.token"} <= set(lines)
         identity = (view / "agent/conf/container.conf").read_text()
         assert "k8s_fullpodname pod1\nk8s_poduid uid-pod1\nk8s_namespace default\nk8s_node_name node1\n" in identity
         assert "containerName sidecar\n" in (view / "agent/conf/container_sidecar.conf").read_text()
@@ -57,6 +58,7 @@ class TestAView:
             "agent",
             "agent/conf",
             "agent/conf/container.conf",
+            "agent/conf/enrichment",
         ]
 
     def test_that_is_read_only_has_no_upper_layer(self, driver: Driver, kubelet: Kubelet) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.injection import inert_library
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.proto.csi.v1 import csi_pb2
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
@@ -58,7 +58,9 @@ def _remounted(driver: Driver) -> Iterator[None]:
     """Another mount lies over the directory, because files are open for writing in the first one."""
     root = driver.data.root
     run("mount", "--bind", root, root)
-    run("mount", "-o", "remount,bind,ro", root)
+    # The kernel refuses it in a moment in which the server has a file open for writing, through the new mount too.
+    remount = ["mount", "-o", "remount,bind,ro", str(root)]
+    eventually(lambda: subprocess.run(remount, stderr=subprocess.DEVNULL, check=False).returncode == 0)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -25,6 +26,9 @@ from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, status_of
 
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HTTP2_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+"""An empty SETTINGS frame: with it gRPC takes the connection for that of a client."""
 SECRETS = ("s3cr3t-token-of-the-account", "s3cr3t-of-the-pod")
 
 
@@ -53,6 +57,18 @@ class TestSigterm:
         time.sleep(delay_milliseconds / 1000)
         assert driver.stop() == 0
 
+    def test_does_not_wait_for_clients_that_do_not_read(self, driver: Driver, kubelet: Kubelet) -> None:
+        kubelet.publish("pod1")
+        with contextlib.ExitStack() as clients:
+            for greeting in (b"", _HTTP2_PREFACE, _HTTP2_PREFACE + _HTTP2_SETTINGS):
+                client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                client.connect(str(driver.socket))
+                client.sendall(greeting)
+            time.sleep(0.3)
+            began = time.monotonic()
+            assert driver.stop() == 0
+            assert time.monotonic() - began < 5
+
     def test_tells_waiting_publishes_to_come_back_at_once_and_counts_none_of_them(self, tmp_path: Path) -> None:
         with node.running(tmp_path, "--publish-wait=60s") as (driver, kubelet):
             node.want(driver.data, node.demo(version=store_key.of_version(Version("9.9.9"), "tests")))
@@ -62,7 +78,7 @@ class TestSigterm:
             assert driver.stop() == 0
             assert time.monotonic() - began < 3
             assert {status_of(answer.exception(1))[0] for answer in answers} == {grpc.StatusCode.UNAVAILABLE}
-            assert driver.rows() == {}
+            assert {(row["state"], row["attempts"]) for row in driver.rows().values()} == {("waiting", 0)}
             # Kubelet, which tries again, is served by the next process.
             answer = driver.start().begin("pod0")
             node.install(driver.data, store_key.of_version(Version("9.9.9"), "tests"))
@@ -109,7 +125,7 @@ class TestTheSocket:
         second.socket = driver.socket
         second.start(wait=False)
         assert second.process is not None
-        assert second.process.wait(10) == 1
+        assert second.process.wait(10) == 2
         assert f"--endpoint {driver.socket}: another server answers on this socket" in second.log.read_text()
         kubelet.publish("pod1")
 
@@ -119,7 +135,7 @@ class TestTheSocket:
         driver.socket.write_text("precious")
         driver.start(wait=False)
         assert driver.process is not None
-        assert driver.process.wait(10) == 1
+        assert driver.process.wait(10) == 2
         assert "exists and is not a socket; remove it" in driver.log.read_text()
         assert driver.socket.read_text() == "precious"
 
@@ -163,7 +179,7 @@ class TestTheDataFolder:
     @pytest.mark.parametrize("folder", ["with space", "with,comma", "with:colon"])
     def test_with_a_name_that_overlay_can_not_take_is_refused(self, tmp_path: Path, folder: str) -> None:
         done = start_with(f"--data-dir={tmp_path}/{folder}", f"--target-root={tmp_path}")
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert "--data-dir: data directory" in done.stderr
 
 

@@ -18,16 +18,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY, WRITABLE_DIRECTORIES
+from oneagent.common.agents.pod_files import Container, PodFiles
 from oneagent.common.identifiers import DynaKubeName, Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY, WRITABLE_DIRECTORIES
-from oneagent.csi_driver.data_dir import DataDir, LayerId, TargetPath, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId
 from oneagent.csi_driver.linux import mount_table, syscalls
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.desired_versions import DesiredStateReader
@@ -36,10 +37,12 @@ from oneagent.csi_driver.metadata.volumes import VolumeRepository
 from oneagent.csi_driver.provisioner import garbage_collector
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.server import overlay
+from oneagent.csi_driver.server.attribute_validation import Mode
 from oneagent.csi_driver.server.errors import AlreadyExistsError, AttemptFailedError, InternalError
 from oneagent.csi_driver.server.publish import Publisher, PublishSettings
 from oneagent.csi_driver.server.request_validation import PublishRequest
 from oneagent.csi_driver.server.startup_reconcile import Reconciler
+from oneagent.csi_driver.server.unpublish import Unpublisher
 from oneagent.csi_driver.store import AgentStore, store_key
 from tests.fakes import node
 from tests.node import invariants
@@ -95,8 +98,9 @@ class Pod:
     """What the model knows: what was asked for, the version it has (None: no mount), failures (None: unsure)."""
 
     dynakube: DynaKubeName
-    mode: Literal["app", "host"]
+    mode: Mode
     read_only: bool
+    user_namespace: bool = False
     mounted: bool = False
     version: str = ""
     empty: bool = False
@@ -117,6 +121,7 @@ class Node(RuleBasedStateMachine):
         self.provisioner = database.Database(self.data.database, self.data.database_lock)
         self.records = ProvisionerState(self.provisioner, self.data.dynakubes)
         self.desired = {name: node.demo(name=name, version=VERSIONS[0], mount_attempts=LIMIT) for name in DYNAKUBES}
+        node.add_layer(self.data, node.demo().tenant)
         self.records.set_desired(self.desired.values())
         self.pods: dict[str, Pod] = {}
         self.rebooted: set[str] = set()
@@ -140,6 +145,7 @@ class Node(RuleBasedStateMachine):
         mounts = overlay.OverlayMounter(self.data, self.root, user_namespace=user_namespace)
         desired = DesiredStateReader(self.database, self.data.dynakubes)
         self.publisher = Publisher(PublishSettings("node1"), self.data, self.store, mounts, self.volumes, desired)
+        self.unpublisher = Unpublisher(self.publisher, self.data, mounts, self.volumes)
         self.volumes.load()
         self.reconciler = Reconciler(self.data, self.volumes, mounts, self.publisher.calls)
         self.reconciler.reconcile()
@@ -160,12 +166,9 @@ class Node(RuleBasedStateMachine):
             target=TargetPath(str(self.target(name))),
             mode=pod.mode,
             dynakube=pod.dynakube,
-            pod_name=name,
-            pod_namespace="default",
-            pod_uid=name,
-            containers=("app",),
+            files=PodFiles(Container(pod_name=name, pod_uid=name, namespace="default"), (("app", ""),)),
             read_only=pod.read_only,
-            retry_timeout_seconds=None,
+            user_namespace=pod.user_namespace,
             mount_flags=syscalls.MS_NOSUID | syscalls.MS_NODEV,
             mount_options=(),
         )
@@ -173,12 +176,13 @@ class Node(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from(PODS),
         dynakube=st.sampled_from(DYNAKUBES),
-        mode=st.sampled_from(["app", "app", "app", "host"]),
+        mode=st.sampled_from(["app", "app", "app", "conf", "host"]),
         read_only=st.booleans(),
+        user_namespace=st.booleans(),
     )
-    def publish(self, name: str, dynakube: DynaKubeName, mode: Literal["app", "host"], read_only: bool) -> None:
+    def publish(self, name: str, dynakube: DynaKubeName, mode: Mode, read_only: bool, user_namespace: bool) -> None:
         name = self.pod_called(name)
-        pod = self.pods.setdefault(name, Pod(dynakube, mode, read_only))
+        pod = self.pods.setdefault(name, Pod(dynakube, mode, read_only, user_namespace and mode == "app"))
         self.target(name).parent.mkdir(parents=True, exist_ok=True)
         was_mounted = pod.mounted
         try:
@@ -194,9 +198,15 @@ class Node(RuleBasedStateMachine):
                 assert pod.failures <= LIMIT
         else:
             assert (result == "already") == was_mounted
-            if result == "empty":
+            if pod.mode != "host":
+                assert (self.target(name) / "agent/conf/container_app.conf").exists()
+            if result == "conf":
+                assert pod.mode == "conf"
+                pod.empty = True
+            elif result == "empty":
                 assert pod.failures in {LIMIT, None}
-                expected = ("agent", *WRITABLE_DIRECTORIES) if pod.read_only else ("agent",)
+                mount_points = WRITABLE_DIRECTORIES if pod.read_only else ()
+                expected = ("agent", *(("bin",) if pod.user_namespace else mount_points))
                 assert sorted(path.name for path in self.target(name).iterdir()) == sorted(expected)
                 pod.empty = True
             else:
@@ -208,19 +218,24 @@ class Node(RuleBasedStateMachine):
         self.rebooted.discard(f"csi-{name}")
         self.unknown_hosts.discard(str(self.target(name)))
         if pod.mode == "app":
-            shown = (self.target(name) / PRELOAD_LIBRARY).read_text()
+            shown = self.library(name, pod).read_text()
             expected = {pod.version} if pod.version else {self.desired[pod.dynakube].version}
             if pod.version and not (pod.written and self.store.has(Version(pod.version))):
                 expected.add(self.desired[pod.dynakube].version)
             assert shown in expected, result
             pod.version = shown
 
+    def library(self, name: str, pod: Pod) -> Path:
+        return self.target(name) / ("bin" if pod.user_namespace else "") / PRELOAD_LIBRARY
+
     @precondition(lambda self: any(pod.mounted for pod in self.pods.values()))
     @rule(data=st.data())
     def publish_with_other_arguments(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from([name for name, pod in self.pods.items() if pod.mounted]))
         pod = self.pods[name]
-        if str(self.target(name)) in self.unknown_hosts:
+        record = self.volumes.get(VolumeId(f"csi-{name}"))
+        is_adopted = pod.user_namespace and record is not None and not record.dynakube
+        if str(self.target(name)) in self.unknown_hosts or is_adopted:
             return
         with pytest.raises(AlreadyExistsError):
             self.publisher.publish(
@@ -233,7 +248,7 @@ class Node(RuleBasedStateMachine):
         self.born[name] += 1
 
     def unpublish_pod(self, name: str) -> None:
-        self.publisher.unpublish(VolumeId(f"csi-{name}"), TargetPath(str(self.target(name))))
+        self.unpublisher.unpublish(VolumeId(f"csi-{name}"), TargetPath(str(self.target(name))))
         assert not self.target(name).exists()
         self.pods.pop(name, None)
         self.gone.discard(f"csi-{name}")
@@ -248,14 +263,15 @@ class Node(RuleBasedStateMachine):
         name = data.draw(st.sampled_from([name for name, pod in self.pods.items() if pod.mounted]))
         held = next(self.target(name).iterdir(), self.target(name))
         with held.open("rb") if held.is_file() else opened(held), pytest.raises(InternalError):
-            self.publisher.unpublish(VolumeId(f"csi-{name}"), TargetPath(str(self.target(name))))
+            self.unpublisher.unpublish(VolumeId(f"csi-{name}"), TargetPath(str(self.target(name))))
 
     @rule(name=st.sampled_from(PODS))
     def write(self, name: str) -> None:
         """A pod writes into what it has, view or empty folder."""
         name = self.pod_called(name)
         pod = self.pods.get(name)
-        if pod is not None and not pod.read_only and self.target(name).is_dir() and pod.mounted:
+        is_writable = pod is not None and not pod.read_only and not pod.user_namespace
+        if is_writable and pod is not None and self.target(name).is_dir() and pod.mounted:
             (self.target(name) / "written").write_text("x")
 
     # ------------------------------------------------------------------ what the provisioner does
@@ -273,7 +289,8 @@ class Node(RuleBasedStateMachine):
     )
     def want(self, dynakube: DynaKubeName, version: Version, torn: int) -> None:
         """`torn`: with a config layer with which the kernel refuses to mount."""
-        layer = node.torn_layer(self.data) if torn else LayerId("")
+        layer = node.torn_layer(self.data) if torn else node.LAYER
+        node.add_layer(self.data, node.demo().tenant)
         fresh = dataclasses.replace(self.desired[dynakube], version=version, layer=layer)
         self.desired[dynakube] = fresh
         assert self.records.set_desired(self.desired.values())
@@ -372,7 +389,7 @@ class Node(RuleBasedStateMachine):
         for name, pod in self.pods.items():
             assert pod.mounted == (self.target(name).exists() and syscalls.is_mount_root(str(self.target(name))))
             if pod.mounted and pod.mode == "app":
-                assert (self.target(name) / PRELOAD_LIBRARY).read_text() == pod.version
+                assert self.library(name, pod).read_text() == pod.version
 
     def teardown(self) -> None:
         try:

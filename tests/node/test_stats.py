@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import DynaKubeName, Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver.store import store_key
 from tests.fakes import node

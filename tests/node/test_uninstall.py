@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import Version
 from oneagent.common.injection import inert_library
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from tests.fakes import node, provisioner
 from tests.fakes.kube_api import KubeApi
 from tests.fakes.node import Driver, Kubelet

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.fakes import packages, provisioner
@@ -25,14 +26,19 @@ def server() -> Iterator[double.Tenant]:
 
 def find_child(process: Process) -> int | None:
     assert process.process is not None
-    for thread in Path(f"/proc/{process.process.pid}/task").iterdir():
-        if children := (thread / "children").read_text().split():
-            return int(children[0])
-    return None
+    children = psutil.Process(process.process.pid).children()
+    return children[0].pid if children else None
 
 
 def is_unpacking(process: Process) -> bool:
     return any(any(tree.iterdir()) for tree in process.data.tmp.glob("*.tree/tree"))
+
+
+def unpacking_child(process: Process) -> int:
+    eventually(lambda: is_unpacking(process))
+    child = find_child(process)
+    assert child is not None
+    return child
 
 
 def resident_bytes(process: Process) -> int:
@@ -41,14 +47,34 @@ def resident_bytes(process: Process) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:"))
 
 
+def signals(pid: int, mask: str) -> set[int]:
+    """Return the signals of a mask of the main thread (proc_pid_status(5)): `SigBlk` blocked, `SigCgt` handled."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    bits = int(status.partition(f"{mask}:")[2].split()[0], 16)
+    return {number for number in (signal.SIGTERM, signal.SIGINT) if bits >> (number - 1) & 1}
+
+
+def test_stop_signals_are_awaited_by_the_provisioner_and_end_a_child(tmp_path: Path, server: double.Tenant) -> None:
+    server.release(VERSION, packages.build(tmp_path / "agent.zip", filler=48 << 20))
+    with provisioner.running(tmp_path) as process:
+        process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
+        child = unpacking_child(process)
+        assert process.process is not None
+        # A handler that needs a lock would wait forever if the main thread held it.
+        assert signals(process.process.pid, "SigCgt") <= {signal.SIGINT}
+        assert signals(process.process.pid, "SigBlk") == {signal.SIGTERM, signal.SIGINT}
+        assert signals(child, "SigBlk") == set()
+        os.kill(child, signal.SIGTERM)
+        eventually(lambda: "signal 15, Terminated" in process.row().get("condition", ""), what=process.row)
+        assert process.stop() == 0
+
+
 def test_a_killed_child_is_a_condition_and_a_retry(tmp_path: Path, server: double.Tenant) -> None:
     server.release(VERSION, packages.build(tmp_path / "agent.zip", filler=48 << 20))
     server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
     with provisioner.running(tmp_path) as process:
         process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
-        eventually(lambda: is_unpacking(process))
-        child = find_child(process)
-        assert child is not None
+        child = unpacking_child(process)
         os.kill(child, signal.SIGKILL)
         eventually(lambda: "signal 9, Killed" in process.row().get("condition", ""), what=process.row)
         assert not list(process.data.tmp.glob("*.tree"))
@@ -67,9 +93,7 @@ def test_a_stopped_provisioner_leaves_no_child(tmp_path: Path, server: double.Te
     server.release(VERSION, packages.build(tmp_path / "agent.zip", filler=48 << 20))
     with provisioner.running(tmp_path) as process:
         process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
-        eventually(lambda: is_unpacking(process))
-        child = find_child(process)
-        assert child is not None
+        child = unpacking_child(process)
         os.kill(child, signal.SIGSTOP)  # It would not end by itself.
         assert process.stop() == 0
         eventually(lambda: not Path(f"/proc/{child}").exists(), 2)

@@ -100,7 +100,8 @@ def test_a_read_only_view_has_the_same_layers_without_an_upper_one(driver: Drive
     view = kubelet.publish("reader", read_only=True)
     layers = overlay(kubelet, "reader")
     assert layers.upper is None
-    assert layers.lower == (driver.data.volume(VolumeId("csi-reader")).upper, driver.data.agent(OLD))
+    config = driver.data.config_layer_path(node.demo().tenant, node.LAYER)
+    assert layers.lower == (driver.data.volume(VolumeId("csi-reader")).upper, config, driver.data.agent(OLD))
     assert (view / LIBRARY).read_bytes() == b"old"
     kubelet.unpublish("reader")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +61,7 @@ def late(version: Version) -> DesiredState:
     return node.demo(name=DynaKubeName(f"late{agent_version(version).rpartition('.')[2]}"), version=version)
 
 
-def begin(kubelet: Kubelet, volume: str, namespace: str, *, pod: str = "", dynakube: str) -> Any:
+def begin(kubelet: Kubelet, volume: str, namespace: str, *, pod: str = "", dynakube: str, timeout: float = 60) -> Any:
     """Begin to publish a volume of a pod in this namespace; of several volumes of one pod, `pod` is its name."""
     target = kubelet.target(volume)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,7 @@ def begin(kubelet: Kubelet, volume: str, namespace: str, *, pod: str = "", dynak
     request.volume_context[POD_NAMESPACE] = namespace
     if pod:
         request.volume_context[POD_UID] = f"uid-{pod}"
-    return kubelet.node.NodePublishVolume.future(request, timeout=60)
+    return kubelet.node.NodePublishVolume.future(request, timeout=timeout)
 
 
 def is_in_flight(kubelet: Kubelet, pod: str) -> bool:
@@ -96,6 +99,23 @@ class TestAWaitingPublish:
         answer.result(10)
         assert time.monotonic() - came < 0.5
         assert os.path.ismount(kubelet.target("woken"))
+
+    def test_says_in_the_node_s_diagnosis_what_it_waits_for(
+        self, driver: Driver, kubelet: Kubelet, slow: str, version: Version
+    ) -> None:
+        answer = kubelet.begin("asked", dynakube=slow)
+        command = [sys.executable, "-m", "oneagent.csi_driver.cli.main", "why", "default/asked", "-ojson"]
+
+        def diagnosis() -> dict[str, str]:
+            done = subprocess.run([*command, f"--data-dir={driver.data.root}"], stdout=subprocess.PIPE, check=False)
+            found: dict[str, str] = json.loads(done.stdout)["verdict"]
+            return found
+
+        eventually(lambda: diagnosis()["reason"] == "Waiting")
+        assert f"{agent_version(version)} is not in the store yet" in diagnosis()["sentence"]
+        node.install(driver.data, version)
+        answer.result(10)
+        eventually(lambda: diagnosis()["reason"] != "Waiting")
 
     def test_is_woken_by_its_dynakube_where_none_has_been_read_yet(self, tmp_path: Path) -> None:
         fresh = Driver(tmp_path, "--publish-wait=30s")
@@ -153,7 +173,7 @@ class TestAWaitingPublish:
         eventually(lambda: waiting() == 1)
         answer.cancel()
         eventually(lambda: waiting() == 0, 1)
-        assert "csi-gone" not in driver.rows()
+        assert driver.rows().get("csi-gone", {"attempts": 0})["attempts"] == 0
         node.install(driver.data, version)
         kubelet.publish("gone", dynakube=slow)
 
@@ -164,6 +184,23 @@ class TestAWaitingPublish:
             kubelet.publish("deadline", timeout=1.5, dynakube=slow)
         assert 0.4 < time.monotonic() - began < 1.2
         assert metric("oneagent_csi_failed_mount_attempts_total") == counted + 1
+
+
+class TestCoverage:
+    def test_counts_a_pod_from_its_first_failed_call_and_as_monitored_once_it_has_its_view(
+        self, driver: Driver, kubelet: Kubelet, slow: str, version: Version
+    ) -> None:
+        def covered(metric_name: str) -> float:
+            labels = f'dynakube="{slow}",pod_namespace="covered"'
+            return metric(f"oneagent_csi_{metric_name}_pods{{{labels}}}")
+
+        with refused(grpc.StatusCode.UNAVAILABLE, "attempt 1 of 10"):
+            begin(kubelet, "covered", "covered", dynakube=slow, timeout=1.5).result()
+        assert (covered("eligible"), covered("monitored")) == (1, 0)
+        node.install(driver.data, version)
+        begin(kubelet, "covered", "covered", dynakube=slow).result()
+        assert (covered("eligible"), covered("monitored")) == (1, 1)
+        kubelet.unpublish("covered")
 
 
 class TestManyAtOnce:
@@ -210,7 +247,10 @@ class TestManyAtOnce:
             code, message = status_of(answer)
             assert code == grpc.StatusCode.UNAVAILABLE
             assert "other volumes are waiting" in message
-        crowd = [row for volume, row in driver.rows().items() if volume.startswith("csi-crowd")]
+        # Those that wait have a row too, which says what for.
+        crowd = [
+            row for volume, row in driver.rows().items() if volume.startswith("csi-crowd") and row["first_failed_at"]
+        ]
         assert [row["attempts"] for row in crowd] == [0] * 50
         node.install(driver.data, version)
         assert sum(answer.exception(20) is None for answer in answers) == 400

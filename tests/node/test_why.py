@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 import pytest
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.store import store_key
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
@@ -41,12 +41,19 @@ def kubelet(driver: Driver) -> Kubelet:
     return Kubelet(driver.socket, driver.target_root)
 
 
+_AS_A_CONTAINER_WITH_PARTS = (
+    'mount --bind "$1/bin" "$2" && mount --bind "$1/agent/conf/container_app.conf" "$2.conf"'
+    ' && umount "$1/bin" "$1" && shift 2 && exec env "$@"'
+)
+
+
 @contextlib.contextmanager
-def container(view: Path, place: Path, **variables: str) -> Iterator[int]:
+def container(view: Path, place: Path, script: str = _AS_A_CONTAINER, **variables: str) -> Iterator[int]:
     """A process in a mount namespace that has a view at its own place only."""
     place.mkdir()
+    place.with_suffix(".conf").touch()
     given = [f"{name}={value}" for name, value in variables.items()]
-    command = ["sh", "-ec", _AS_A_CONTAINER, "sh", str(view), str(place), *given, "sleep", "1000"]
+    command = ["sh", "-ec", script, "sh", str(view), str(place), *given, "sleep", "1000"]
     process = subprocess.Popen(["unshare", "--mount", "--propagation=private", *command])
     try:
         comm = Path(f"/proc/{process.pid}/comm")
@@ -76,6 +83,30 @@ def test_a_process_that_loaded_the_library_of_its_view_is_found(
     assert found["verdict"]["reason"] == "Monitored"
     assert found["processes"] == [{"pid": pid, "command": "sleep", "mapped": True, "preload": True, "static": False}]
     assert found["volume"]["version"] == REAL
+
+
+def test_processes_of_pods_with_a_user_namespace_are_told_apart_by_their_own_files(
+    driver: Driver, kubelet: Kubelet, tmp_path: Path
+) -> None:
+    fields: dict[str, Any] = {"userNamespace": "true", "containers": "app"}
+    place, other = tmp_path / "agent", tmp_path / "other"
+    parts = _AS_A_CONTAINER_WITH_PARTS
+    with (
+        container(kubelet.publish("mapped", **fields), place, parts, LD_PRELOAD=f"{place}/{PRELOAD_LIBRARY}") as pid,
+        container(kubelet.publish("also-mapped", **fields), other, parts) as other_pid,
+    ):
+        # On the node, where kubelet has bound a part of the volume too.
+        part = tmp_path / "part"
+        part.touch()
+        subprocess.run(
+            ["mount", "--bind", kubelet.target("mapped") / "agent/conf/container_app.conf", part], check=True
+        )
+        found, neighbour = ask(driver, "mapped"), ask(driver, "also-mapped")
+        subprocess.run(["umount", part], check=True)
+    assert found["verdict"]["reason"] == "Monitored"
+    assert [process["pid"] for process in found["processes"]] == [pid]
+    assert neighbour["verdict"]["reason"] == "NotLoaded"
+    assert [process["pid"] for process in neighbour["processes"]] == [other_pid]
 
 
 def test_a_process_that_was_not_told_to_load_it_is_found(driver: Driver, kubelet: Kubelet, tmp_path: Path) -> None:

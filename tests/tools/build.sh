@@ -23,6 +23,14 @@ if [ -n "$release" ]; then
     done
 fi
 
+# Helm takes charts for the Kubernetes that it was linked with; without one for v1.20.
+release=$(sed -n "s/^[[:space:]]*k8s.io\/client-go v0\.\([0-9]*\)\..*/\1/p" go.mod)
+if grep -q '^tool helm.sh/helm/v3/' go.mod; then
+    for package in helm.sh/helm/v3/pkg/chartutil helm.sh/helm/v3/pkg/lint/rules; do
+        flags="$flags -X $package.k8sVersionMajor=1 -X $package.k8sVersionMinor=$release"
+    done
+fi
+
 give_up() {
     printf '%s\n' "$1" >bin/.why-not
     printf 'test programs in Go not built: %s\n' "$1"

@@ -21,3 +21,12 @@ def parse(text: str) -> float:
     if rest or not text:
         raise ValueError(f"{text!r} is not a duration such as 90s, 10m or 1h30m")
     return seconds
+
+
+def render(seconds: float) -> str:
+    """Return a duration as it may be typed, in the largest unit without a fraction: `720h`, `90s`, `500ms`."""
+    for unit in ("h", "m", "s", "ms"):
+        number = seconds / _SECONDS[unit]
+        if seconds and round(number, 9).is_integer():
+            return f"{round(number)}{unit}"
+    return f"{seconds:g}s"

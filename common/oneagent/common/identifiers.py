@@ -9,6 +9,11 @@ DRIVER_NAME = "csi.oneagent.dynatrace.com"
 DISTRIBUTION = "oneagent-csi"
 
 API_GROUP = "dynatrace.com"
+INJECTION_GROUP = DRIVER_NAME
+INJECTION_KIND = "OpenTelemetryInjection"
+INJECTION_PLURAL = "opentelemetryinjections"
+"""The resource for OpenTelemetry's agents: group, kind, and the name in paths."""
+
 FEATURE_PREFIX = "feature.dynatrace.com/"
 
 Version = NewType("Version", str)

@@ -4,12 +4,14 @@ The driver's command line writes them and `kubectl oneagent` reads them, perhaps
 ignores keys that it does not know, and a key that is missing or has another type reads as empty. Keys are only ever
 added; `FORMAT` changes if one has to go.
 
-Times are seconds since the epoch, None for never or not known.
+Times are RFC 3339 in JSON, in UTC and to the millisecond, and seconds since the epoch here; None for never or unknown.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 FORMAT: Final = 1
+_TIMES: Final = frozenset({"taken_at", "since", "first_failed_at", "installed_at", "last_used_at"})
+"""Fields that hold a time."""
 T = TypeVar("T")
 
 
@@ -36,6 +40,8 @@ class VersionStatus:
     installed_at: float | None
     last_used_at: float | None
     message: str
+    downloaded_bytes: int = 0
+    """Bytes that its download has brought so far"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class DynaKubeStatus:
-    """A DynaKube on the node; `condition` is the reason why its version is absent, empty if it is there."""
+    """A DynaKube on the node; `condition` is the reason why its pods wait for their agent, empty if they need not."""
 
     name: str
     tenant: str
@@ -79,6 +85,8 @@ class DynaKubeStatus:
     in_store: bool
     condition: str
     since: float | None
+    configured: bool = True
+    """There is a configuration for its version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +191,8 @@ class PodEvidence:
     """Parts of the evidence that could not be read."""
     corruption: str = ""
     """How the version is corrupt."""
+    lacks_token: bool = False
+    """The view's configuration has no tenant token: its agents cannot report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,23 +214,47 @@ class PodReport:
 
 def status_to_json(status: NodeStatus) -> dict[str, Any]:
     """Return the JSON form of a node's status."""
-    return {"format": FORMAT} | dataclasses.asdict(status)
+    fields: dict[str, Any] = with_times(dataclasses.asdict(status))
+    return {"format": FORMAT} | fields
 
 
 def status_from_json(report: Any) -> NodeStatus:
     """Read a node's status; `FormatError` if it lists no problems."""
-    return _read(NodeStatus, _checked(report, "problems"))
+    return read(NodeStatus, _checked(report, "problems"))
 
 
 def pod_to_json(report: PodReport) -> dict[str, Any]:
     """Return the JSON form of a pod's diagnosis."""
-    return {"format": FORMAT, "verdict": dataclasses.asdict(report.diagnosis)} | dataclasses.asdict(report.evidence)
+    evidence: dict[str, Any] = with_times(dataclasses.asdict(report.evidence))
+    return {"format": FORMAT, "verdict": dataclasses.asdict(report.diagnosis)} | evidence
 
 
 def pod_from_json(report: Any) -> PodReport:
     """Read a pod's diagnosis; `FormatError` if it has none."""
     fields = _checked(report, "verdict")
-    return PodReport(_read(PodEvidence, fields), _read(Diagnosis, fields["verdict"]))
+    return PodReport(read(PodEvidence, fields), read(Diagnosis, fields["verdict"]))
+
+
+def with_times(value: Any) -> Any:
+    """Return a JSON value with RFC 3339 texts in the place of seconds, in fields that hold times."""
+    if isinstance(value, dict):
+        return {
+            key: _render_time(one) if key in _TIMES and isinstance(one, int | float) else with_times(one)
+            for key, one in value.items()
+        }
+    return [with_times(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _render_time(seconds: float) -> str:
+    text = datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def _parse_time(text: str) -> float | None:
+    try:
+        return datetime.datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
 
 
 def _checked(report: Any, required: str) -> Mapping[str, Any]:
@@ -229,11 +263,20 @@ def _checked(report: Any, required: str) -> Mapping[str, Any]:
     return report
 
 
-def _read(kind: type[T], value: Any) -> T:
-    """Return a dataclass from a JSON object, by the types of its fields."""
+def read(kind: type[T], value: Any) -> T:
+    """Return a dataclass from a JSON object, by the types of its fields; what it lacks is empty."""
     fields = value if isinstance(value, Mapping) else {}
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: _field(hint, fields.get(name)) for name, hint in hints.items()})
+    hints = _hints(typing.cast("Any", kind))
+    return kind(**{name: _field(hint, _with_seconds(name, fields.get(name))) for name, hint in hints.items()})
+
+
+def _with_seconds(name: str, value: Any) -> Any:
+    return _parse_time(value) if name in _TIMES and isinstance(value, str) else value
+
+
+@functools.cache
+def _hints(kind: Any) -> Mapping[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _field(hint: Any, value: Any) -> Any:
@@ -245,7 +288,7 @@ def _field(hint: Any, value: Any) -> Any:
         (item, _) = typing.get_args(hint)
         return tuple(_field(item, one) for one in (value if isinstance(value, list) else ()))
     if dataclasses.is_dataclass(hint):
-        return _read(typing.cast("type", hint), value)
+        return read(typing.cast("type", hint), value)
     if isinstance(value, bool) is not (hint is bool):
         return hint()
     return hint(value) if isinstance(value, _json_type(hint)) else hint()

@@ -12,7 +12,7 @@
     host-agents/<dynakube>/       persistent directories of host agents
     volumes/<volume id>/          upper/ and work/ of one view
     volume-pool/                  volume directories made in advance
-    demand/                       versions that pods wait for: marked by the server, read by the provisioner
+    demand/                       versions, DynaKubes that pods wait for: marked by the server, read by the provisioner
     logs/<volume id>@<time>/      upper layers kept for their logs after unpublish
     clock.json                    anchor of the clock that is used for timeouts and retention; see `linux.clock`
     uninstall.marker              keeps the server running until the last volume is gone; a starting server removes it
@@ -165,6 +165,14 @@ class DataDir:
         """Return the volume whose upper layer this is; None for others."""
         name, _, last = path.removeprefix(self._volumes).partition("/")
         return VolumeId(name) if path.startswith(self._volumes) and last == "upper" else None
+
+    def is_upper_of_dynatrace_operator(self, path: str, volume: VolumeId) -> bool:
+        """Return whether this is the volume's upper layer as the Dynatrace Operator's driver lays it out.
+
+        It is `appmounts/VOLUME/var` in this directory, in old releases `TENANT/run/VOLUME/var`.
+        """
+        parts = path.removeprefix(f"{self.root}/").split("/") if path.startswith(f"{self.root}/") else []
+        return parts == ["appmounts", volume, "var"] or parts[1:] == ["run", volume, "var"]
 
     def trash_entry(self, name: str) -> str:
         """Return the path of a new entry of the trash for something of this name."""

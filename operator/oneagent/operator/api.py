@@ -17,8 +17,11 @@ from typing import Any, Final
 import aiohttp
 from kubernetes.aio import client, config
 from kubernetes.aio.client import rest
+from kubernetes.aio.config.config_exception import ConfigException
+from kubernetes.aio.config.incluster_config import load_incluster_config
 
 from oneagent.common import identifiers
+from oneagent.common.agents import objects
 from oneagent.common.kubernetes import aiohttp_client
 from oneagent.common.kubernetes.errors import KubeconfigError, NotFoundError, UnavailableError
 
@@ -79,6 +82,9 @@ def dynakubes(version: str) -> Resource:
     return Resource(f"{identifiers.API_GROUP}/{version}", "DynaKube", "dynakubes")
 
 
+INJECTIONS: Final = Resource(objects.INJECTION_API, identifiers.INJECTION_KIND, identifiers.INJECTION_PLURAL)
+
+
 def decode_data(obj: Mapping[str, Any]) -> dict[str, str]:
     """Return the data of a Secret or ConfigMap, without values that are not text."""
     data = obj.get("data") or {}
@@ -102,7 +108,7 @@ async def connect(kubeconfig: Path | None = None) -> client.ApiClient:
             await config.load_kube_config(str(kubeconfig), client_configuration=settings)
         else:
             await _find_configuration(settings)
-    except (config.ConfigException, OSError, ValueError) as error:
+    except (ConfigException, OSError, ValueError) as error:
         raise KubeconfigError(f"no usable API server configuration: {error}") from error
     # Not shared between sessions: each client has one session.
     settings.client_session_kwargs = {"response_class": aiohttp_client.Response}
@@ -113,8 +119,8 @@ async def connect(kubeconfig: Path | None = None) -> client.ApiClient:
 
 async def _find_configuration(settings: client.Configuration) -> None:
     try:
-        config.load_incluster_config(client_configuration=settings)
-    except config.ConfigException:
+        load_incluster_config(client_configuration=settings)
+    except ConfigException:
         await config.load_kube_config(client_configuration=settings)
 
 
@@ -146,9 +152,11 @@ class Api:
         except NotFoundError:
             return None
 
-    async def list(self, resource: Resource, namespace: str = "", *, labels: str = "") -> AsyncIterator[Object]:
-        """Yield all objects of a kind, page by page; `labels` is a selector."""
-        query = {"limit": str(PAGE_SIZE), "labelSelector": labels}
+    async def list(
+        self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Object]:
+        """Yield all objects of a kind, page by page; `labels` and `fields` are selectors."""
+        query = {"limit": str(PAGE_SIZE), "labelSelector": labels, "fieldSelector": fields}
         while True:
             page = await self._call("GET", resource.path(namespace), query)
             for item in page.get("items") or ():

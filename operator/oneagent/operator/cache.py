@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.node_lease import NodeReport
 from oneagent.operator.api import Object
 
 KUBE_SYSTEM = "kube-system"
@@ -48,7 +49,11 @@ class Cache:
     daemon_sets: dict[str, Object] = field(default_factory=dict)
     """Of the own namespace."""
     agent_pods: dict[str, Object] = field(default_factory=dict)
-    """Host agents' pods in the own namespace."""
+    """Host agents' pods in the own namespace, with the fields that a rollout's progress needs."""
+    driver_pods: dict[str, Object] = field(default_factory=dict)
+    """The node driver's pods, with the fields that the startup taint needs; empty without it."""
+    node_reports: dict[str, NodeReport] = field(default_factory=dict)
+    """By the name of the node's Lease."""
     cluster_id: str = ""
     """The UID of the namespace `kube-system`, which stands for the cluster's identity."""
     csi_installed: bool = False

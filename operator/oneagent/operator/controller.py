@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from oneagent.common import identifiers
 from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.dynakube.network_defaults import NetworkDefaults
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
 from oneagent.common.kubernetes.watch import Watch
@@ -28,14 +30,20 @@ from oneagent.operator.periodic import PeriodicTask
 from oneagent.operator.rate_limit import RateLimiter
 from oneagent.operator.reconcile_context import Reconciler
 from oneagent.operator.reconcilers import (
+    agent_rollout,
+    driver_needed,
+    exporter,
     injection_secret,
     namespaces,
     node_access,
+    pull_secret,
+    tenant_config,
     tenant_connection,
     tokens,
     unsupported_sections,
     versions,
 )
+from oneagent.operator.rollout_events import RolloutEvents
 from oneagent.operator.startup_taint.controller import StartupTaintController
 from oneagent.operator.startup_taint.taint import Taint
 from oneagent.operator.storage_migration import StorageMigration
@@ -56,8 +64,14 @@ class ControllerSettings:
     """Of the webhook; None if the operator does not manage them."""
     registries: Registries = field(default_factory=Registries)
     """Registries that may be contacted for images."""
+    network_defaults: NetworkDefaults = field(default_factory=NetworkDefaults)
+    """Proxy and CA bundle of DynaKubes that name none."""
+    pull_secrets: Sequence[str] = ()
+    """Secrets in `namespace` with credentials for the image of pods' init containers."""
     startup_taint: Taint | None = None
     """Removed from nodes that are ready for DynaKubes; None to leave nodes alone."""
+    opentelemetry: bool = False
+    """OpenTelemetryInjections are watched."""
     startup_taint_timeout_seconds: float = 600.0
     """Time after which an Event reports why a node still has the taint."""
 
@@ -78,7 +92,9 @@ class Controller:
         publisher = ca_bundle.BundlePublisher(server, settings.namespace, self._authority)
         self._ca_bundle = PeriodicTask(publisher.reconcile)
         self._injection = injection_secret.InjectionSecrets(self._mapper, settings.package_url, self._authority)
-        self._node_access = node_access.NodeAccess(server, settings.namespace, self.cache)
+        self._pull_secrets = pull_secret.PullSecrets(self._mapper, settings.pull_secrets)
+        self._host_agents = HostAgentReconciler(settings.operator_version)
+        self._node_access = node_access.NodeAccess(server, settings.namespace, self.cache, settings.network_defaults)
         self._access_resync = PeriodicTask(self._node_access.resync)
         self._reconcilers: Sequence[Reconciler] = (
             # First: nodes want to read the tokens as soon as they see the DynaKube.
@@ -86,11 +102,22 @@ class Controller:
             tokens.Tokens(),
             tenant_connection.Connection(),
             versions.CodeModules(),
+            agent_rollout.AgentRollout(),
+            tenant_config.TenantConfiguration(),
             versions.HostAgent(),
-            HostAgentReconciler(settings.operator_version),
+            self._host_agents,
             namespaces.Namespaces(self._mapper),
             self._injection,
+            self._pull_secrets,
             unsupported_sections.UnsupportedSections(),
+        )
+        self._injection_reconcilers: Sequence[Reconciler] = (
+            self._node_access,
+            exporter.Exporter(),
+            versions.CodeModules(),
+            agent_rollout.AgentRollout(),
+            namespaces.Namespaces(self._mapper),
+            driver_needed.DriverNeeded(),
         )
         self._workers: dict[DynaKubeName, DynaKubeWorker] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -98,8 +125,15 @@ class Controller:
         self._certificates = self._certificate_task()
         self._startup_taint = self._startup_taint_controller()
         self._nodes = PeriodicTask(self._startup_taint.reconcile) if self._startup_taint else None
+        self._rollout_events = PeriodicTask(RolloutEvents(self.cache, self._events.record, self.wake).reconcile)
         self._watches = Watches(
-            server, settings.namespace, self._resource, self.cache, self, startup_taint=self._startup_taint is not None
+            server,
+            settings.namespace,
+            self._resource,
+            self.cache,
+            self,
+            startup_taint=self._startup_taint is not None,
+            injections=settings.opentelemetry,
         )
 
     @property
@@ -130,7 +164,7 @@ class Controller:
                 self.dynakube_changed(name)
             group.create_task(self._mapper.run())
             migration = PeriodicTask(StorageMigration(self._api).reconcile)
-            for task in (self._nodes, self._access_resync, self._ca_bundle, migration):
+            for task in (self._nodes, self._rollout_events, self._access_resync, self._ca_bundle, migration):
                 if task is not None:
                     group.create_task(task.run())
 
@@ -170,16 +204,26 @@ class Controller:
             self._certificates.wake()
         if (kind, name) in (("Secret", self._authority), ("ConfigMap", ca_bundle.NAME)):
             self._ca_bundle.wake()
-        if self._startup_taint and self._nodes and kind in ("Node", "CSINode"):
+        if self._startup_taint and self._nodes and kind in ("Node", "CSINode", "DriverPod"):
             if kind == "Node":
                 self._startup_taint.on_node(name)
             self._nodes.wake()
-        if kind == "CSINode":
-            return  # Matters to the startup taint only.
+        if kind in ("CSINode", "DriverPod", "NodeReport"):
+            return  # Matters to the startup taint, and to Events only.
+        shared = {("Secret", name) for name in (self._authority, *self._settings.pull_secrets)}
         for worker in self._workers.values():
-            inputs = worker.inputs | {("Secret", self._authority)}
+            inputs = worker.inputs | shared
             if kind not in ("Secret", "ConfigMap") or (kind, name) in inputs:
                 worker.wake()
+
+    def cluster_restored(self) -> None:
+        """Write everything once more, as after a start."""
+        self._injection.secrets.forget_written()
+        self._pull_secrets.secrets.forget_written()
+        self._host_agents.forget_applied()
+        self._access_resync.wake()
+        for worker in self._workers.values():
+            worker.wake()
 
     def _certificate_task(self) -> PeriodicTask | None:
         if (settings := self._settings.certificates) is None:
@@ -193,22 +237,22 @@ class Controller:
         if (taint := self._settings.startup_taint) is None:
             return None
         timeout = self._settings.startup_taint_timeout_seconds
-        return StartupTaintController(
-            self._api, self._settings.namespace, self.cache, taint, self._events.record, timeout_seconds=timeout
-        )
+        return StartupTaintController(self._api, self.cache, taint, self._events.record, timeout_seconds=timeout)
 
     def _worker(self, name: DynaKubeName) -> DynaKubeWorker:
+        is_injection = self.cache.dynakubes[name]["kind"] == identifiers.INJECTION_KIND
         return DynaKubeWorker(
             name,
-            self._resource,
+            api.INJECTIONS if is_injection else self._resource,
             self._settings.namespace,
             self._api,
             self.cache,
-            self._reconcilers,
+            self._injection_reconcilers if is_injection else self._reconcilers,
             self._limit,
             self._slots,
             self._events.record,
             self._settings.registries,
+            network_defaults=self._settings.network_defaults,
         )
 
     async def _run_worker(self, name: DynaKubeName) -> None:
@@ -222,4 +266,5 @@ class Controller:
             self.dynakube_changed(name)
 
     async def _release(self, namespace: str) -> None:
-        await self._injection.remove_secret(self._api, namespace)
+        await self._injection.secrets.remove_secret(self._api, namespace)
+        await self._pull_secrets.secrets.remove_secret(self._api, namespace)

@@ -15,11 +15,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from oneagent.common import backoff, dynakube, identifiers, logs
+from oneagent.common import agents, backoff, dynakube, identifiers, logs
+from oneagent.common.agents import objects
+from oneagent.common.dynakube.network_defaults import NO_DEFAULTS, NetworkDefaults
+from oneagent.common.dynakube.tenant_config import CONDITION
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import conditions, fields
 from oneagent.common.kubernetes.errors import ApiError, ConflictError, NotFoundError, UnavailableError
 from oneagent.common.oci.hosts import Registries
+from oneagent.common.tenant import tenant_secret
 from oneagent.common.tenant.slots import Slots
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
@@ -60,11 +64,14 @@ class DynaKubeWorker:
         registries: Registries,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        *,
+        network_defaults: NetworkDefaults = NO_DEFAULTS,
     ) -> None:
         """`clock` measures the time between polls; `now` is the time of day."""
         self.name = name
+        self._kind = agents.kind_of_object(name)
         self._resource, self._namespace, self._api, self._cache = resource, namespace, server, cache
-        self._reconcilers, self._now = reconcilers, now
+        self._reconcilers, self._network_defaults, self._now = reconcilers, network_defaults, now
         self._poller = TenantPoller(server, namespace, limit, slots, registries, self.wake, clock, now)
         self._status = StatusWriter(server, resource, namespace, cache, record_event, now)
         self._woken = asyncio.Event()
@@ -75,7 +82,7 @@ class DynaKubeWorker:
     @property
     def inputs(self) -> frozenset[tuple[str, str]]:
         """Kind and name of the objects whose change wakes this worker."""
-        return self._poller.inputs
+        return self._poller.inputs | {("Secret", tenant_secret.name(self.name))}
 
     def wake(self) -> None:
         self._woken.set()
@@ -108,25 +115,18 @@ class DynaKubeWorker:
                 pause = backoff.exponential(self._failures, _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
                 details = logs.fields(dynakube=self.name, reason=repr(error), retry_seconds=pause)
                 expected = isinstance(error, ApiError | TimeoutError)
-                log.warning("DynaKube reconcile failed", extra=details, exc_info=None if expected else error)
+                log.warning("%s reconcile failed", self._kind, extra=details, exc_info=None if expected else error)
                 await self._write_failure(obj, error)
 
     async def _write_failure(self, obj: api.Object, error: Exception) -> None:
         """Show in the status that a run failed; the other conditions stay as they were."""
         result = _explain_failure(error)
-        before = (obj.get("status") or {}).get("conditions") or ()
-        results = {
-            str(condition["type"]): ReconcileResult(
-                condition["status"], str(condition.get("reason")), str(condition.get("message"))
-            )
-            for condition in before
-            if condition.get("type") != conditions.READY
-        }
         try:
             async with asyncio.timeout(_WRITE_TIMEOUT_SECONDS):
-                await self._status.write(obj, {**results, FAILED_RUN: result})
+                await self._status.write(obj, {**_former_results(obj), FAILED_RUN: result})
         except Exception as unwritten:  # noqa: BLE001 - the run is repeated, and the reason is in the log
-            log.warning("DynaKube status not written", extra=logs.fields(dynakube=self.name, reason=repr(unwritten)))
+            details = logs.fields(dynakube=self.name, reason=repr(unwritten))
+            log.warning("%s status not written", self._kind, extra=details)
 
     async def _sleep(self, seconds: float | None) -> None:
         """Wait for a wake-up or the time; merge changes that arrive together."""
@@ -148,7 +148,7 @@ class DynaKubeWorker:
         if FINALIZER not in finalizers and not await self._set_finalizers(obj, [*finalizers, FINALIZER]):
             return None
         try:
-            kube = dynakube.from_object(obj)
+            kube = self._network_defaults.apply(dynakube.from_object(obj))
         except fields.FieldError as error:
             await self._status.write(obj, {"Spec": reconcile_result.failed("FieldUnusable", str(error))})
             return None
@@ -160,9 +160,13 @@ class DynaKubeWorker:
         for reconciler in self._reconcilers:
             if result := await self._run(reconciler, context):
                 results[reconciler.condition] = result
-        # Before the first poll has ended, the status that an earlier operator wrote is better.
-        if self._poller.state.polled_at or not context.status.get("conditions"):
+        former = _former_results(obj)
+        if self._poller.state.polled_at or not former:
             await self._status.write(obj, results, kube.mode)
+        elif (for_nodes := results.get(CONDITION)) and CONDITION not in former:
+            # Before the first poll has ended, the status that an earlier operator wrote is better. But nodes must know
+            # at once that they need not ask the tenant.
+            await self._status.write(obj, {**former, CONDITION: for_nodes}, kube.mode)
         times = [next_poll, *(result.requeue_seconds for result in results.values())]
         return min((seconds for seconds in times if seconds is not None), default=None)
 
@@ -199,20 +203,33 @@ class DynaKubeWorker:
             for reconciler in self._reconcilers:
                 await reconciler.finalize(self._context(obj, kube, {}))
         await self._set_finalizers(obj, [finalizer for finalizer in finalizers if finalizer != FINALIZER])
-        log.info("DynaKube finalized", extra=logs.fields(dynakube=self.name))
+        log.info("%s finalized", self._kind, extra=logs.fields(dynakube=self.name))
 
     async def _set_finalizers(self, obj: api.Object, finalizers: list[str]) -> bool:
         """Return False if the DynaKube is gone."""
         # With the resourceVersion that was read: a finalizer that another client has added meanwhile is not lost.
         metadata = {"finalizers": finalizers, "resourceVersion": obj["metadata"]["resourceVersion"]}
         try:
-            now = await self._api.merge(self._resource, self.name, {"metadata": metadata}, self._namespace)
+            now = await self._api.merge(
+                self._resource, objects.name_of(self.name), {"metadata": metadata}, self._namespace
+            )
         except NotFoundError:
             return False
         obj["metadata"].update(
             finalizers=now["metadata"].get("finalizers"), resourceVersion=now["metadata"]["resourceVersion"]
         )
         return True
+
+
+def _former_results(obj: api.Object) -> dict[str, ReconcileResult]:
+    """Return the conditions in the status as results."""
+    return {
+        str(condition["type"]): ReconcileResult(
+            condition["status"], str(condition.get("reason")), str(condition.get("message"))
+        )
+        for condition in (obj.get("status") or {}).get("conditions") or ()
+        if condition.get("type") != conditions.READY
+    }
 
 
 def _explain_failure(error: Exception) -> ReconcileResult:
@@ -232,6 +249,7 @@ def _minimal_dynakube(obj: api.Object) -> dynakube.DynaKube | None:
     except fields.FieldError:
         bare = {key: obj[key] for key in ("apiVersion", "kind", "metadata")}
     try:
+        bare["telemetry"] = {"variables": {}}
         return dynakube.from_object({**bare, "spec": {"apiUrl": "https://none.invalid/api"}})
     except fields.FieldError:
         return None

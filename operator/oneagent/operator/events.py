@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from oneagent.common.agents import objects
 from oneagent.common.kubernetes import event_writer, events, types
 
 COMPONENT: Final = "oneagent-operator"
@@ -22,4 +23,4 @@ class Recorder:
 
     def record(self, obj: types.Object, kind: events.Kind, reason: str, message: str) -> None:
         """Queue an Event unless the same was written within the last minute."""
-        self._writer.add(events.Event(events.subject_of(obj), kind, reason, message))
+        self._writer.add(events.Event(objects.subject_of(obj), kind, reason, message))

@@ -3,7 +3,9 @@
 The leader renews the Lease well before it expires. If it cannot, it stops working before the expiry: by its own
 clock, from the moment before the last renewal was requested. So neither a slow response nor a wrong clock makes two
 leaders. A candidate also measures by its own clock: it acquires the Lease when it has not seen a renewal for the whole
-duration. Every write carries the resource version that was read, so of two candidates one succeeds.
+duration, or when the holder's pod does not exist: an API server deletes a pod after its processes have ended. So after
+a crash, or after an uninstall that took the holder's rights before it could release the Lease, the next one does not
+wait. Every write carries the resource version that was read, so of two candidates one succeeds.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from oneagent.operator import api
 
 log = logging.getLogger(__name__)
 
+HOLDER_POD: Final = "oneagent.dynatrace.com/holder-pod"
+"""Annotation of the Lease: the holder's pod; empty if it runs in none."""
 _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -33,6 +37,8 @@ class LeaseSettings:
     lease_seconds: float = 30.0
     retry_seconds: float = 8.0
     """Interval of renewals, and of a candidate's attempts."""
+    is_pod: bool = False
+    """`identity` is the name of this process's pod"""
 
     @property
     def renew_deadline_seconds(self) -> float:
@@ -43,12 +49,25 @@ class LeaseSettings:
 class LeaderElection:
     """`run` runs work only while this process holds the Lease."""
 
-    def __init__(self, server: api.Api, settings: LeaseSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        server: api.Api,
+        settings: LeaseSettings,
+        clock: Callable[[], float] = time.monotonic,
+        pod_exists: Callable[[str], Awaitable[bool]] | None = None,
+    ) -> None:
+        """`pod_exists`: looks whether a pod of this namespace exists; any `ApiError`."""
         self._api, self._settings, self._clock = server, settings, clock
+        self._pod_exists = pod_exists
         self._observed: tuple[object, float] = (None, clock())
         """Holder and renewal time of another's Lease, and when they were first read."""
         self.is_leader = False
         self._is_held_by_other = False
+
+    @property
+    def is_undecided(self) -> bool:
+        """True until this process leads, or has read that another one does."""
+        return not self.is_leader and not self._is_held_by_other
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Acquire the Lease, work until the work ends or the Lease is lost, and release the Lease."""
@@ -101,7 +120,7 @@ class LeaderElection:
                 await self._api.create(api.LEASES, self._lease({}, {}), settings.namespace)
                 return requested
             spec = lease.get("spec") or {}
-            self._is_held_by_other = not self._may_acquire(spec)
+            self._is_held_by_other = not self._may_acquire(spec) and not await self._is_holder_gone(lease)
             if self._is_held_by_other:
                 return None
             await self._api.replace(api.LEASES, self._lease(lease["metadata"], spec))
@@ -122,15 +141,31 @@ class LeaderElection:
         duration = float(spec.get("leaseDurationSeconds") or self._settings.lease_seconds)
         return self._clock() - self._observed[1] > duration
 
+    async def _is_holder_gone(self, lease: dict[str, Any]) -> bool:
+        """Return True if a candidate need not wait for the Lease to expire; a leader does not ask.
+
+        Only a Lease that names its holder's pod is judged: an operator may also run elsewhere.
+        """
+        pod = (lease["metadata"].get("annotations") or {}).get(HOLDER_POD)
+        if self._pod_exists is None or self.is_leader or not pod or pod != lease["spec"].get("holderIdentity"):
+            return False
+        return not await self._pod_exists(pod)
+
     def _lease(self, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
         settings = self._settings
         now = datetime.datetime.now(datetime.UTC).strftime(_TIME_FORMAT)
         is_own = spec.get("holderIdentity") == settings.identity
+        pod = settings.identity if settings.is_pod else ""
         transitions = int(spec.get("leaseTransitions") or 0)
         return {
             "apiVersion": api.LEASES.api_version,
             "kind": api.LEASES.kind,
-            "metadata": {**metadata, "name": settings.name, "namespace": settings.namespace},
+            "metadata": {
+                **metadata,
+                "name": settings.name,
+                "namespace": settings.namespace,
+                "annotations": {**(metadata.get("annotations") or {}), HOLDER_POD: pod},
+            },
             "spec": {
                 "holderIdentity": settings.identity,
                 "leaseDurationSeconds": int(settings.lease_seconds),
@@ -149,3 +184,13 @@ class LeaderElection:
                 await self._api.replace(api.LEASES, {**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
         except ApiError as error:
             log.warning("lease release failed", extra=logs.fields(lease=settings.name, reason=error))
+
+
+def pod_finder(server: api.Api, namespace: str) -> Callable[[str], Awaitable[bool]]:
+    """Return the function that looks whether a pod exists; any `ApiError`."""
+
+    async def exists(pod: str) -> bool:
+        pods = server.list(api.PODS, namespace, fields=f"metadata.name={pod}")
+        return any([found async for found in pods])
+
+    return exists

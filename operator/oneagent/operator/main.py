@@ -16,8 +16,10 @@ from pathlib import Path
 
 import prometheus_client
 
-from oneagent.common import addresses, flags, identifiers, logs
+from oneagent.common import addresses, flags, identifiers, logs, prometheus
+from oneagent.common.dynakube import network_defaults
 from oneagent.common.dynakube.api.versions import NEWEST
+from oneagent.common.dynakube.network_defaults import NetworkDefaults
 from oneagent.common.http import health
 from oneagent.common.kubernetes import watch_silence
 from oneagent.common.kubernetes.errors import ApiError
@@ -47,9 +49,12 @@ class Config:
     package_budget_bytes: int
     service: str
     certificates: str
+    pull_secrets: tuple[str, ...]
     registries: Registries
+    network_defaults: NetworkDefaults
     startup_taint: taint.Taint | None
     startup_taint_timeout_seconds: float
+    opentelemetry: bool
     metrics_address: str
     log_format: logs.Format
     log_level: str
@@ -57,7 +62,7 @@ class Config:
 
 def parse(arguments: list[str] | None = None) -> Config:
     """Parse flags and environment; an invalid value ends the process with a message."""
-    parser = flags.create_parser(
+    parser = flags.create_daemon_parser(
         "oneagent-operator", "Reconciles DynaKubes: agent versions, namespaces, host agents and certificates."
     )
     add = flags.adder(parser)
@@ -67,49 +72,57 @@ def parse(arguments: list[str] | None = None) -> Config:
     add(
         "lease-duration",
         30.0,
-        "time without renewal after which another replica takes the Lease, at least 3s",
+        "time without a renewal before another replica takes the Lease; at least 3s",
         parse=flags.duration,
     )
-    add("api-version", NEWEST, "API version in which DynaKubes are read and written")
+    add("api-version", NEWEST, "API version for reading and writing DynaKubes")
     add(
         "package-address",
         "",
-        "host:port of the package server, for pods and nodes; none if empty",
+        "host:port of the package server for pods and nodes; none if empty",
         parse=flags.address,
     )
     add(
         "package-directory",
         Path("/packages"),
-        "directory of cached packages; one per replica",
+        "directory of cached packages, one per replica",
         parse=flags.absolute_path,
     )
-    add("package-budget", 4 << 30, "size limit of cached packages, e.g. 10Gi", parse=flags.size)
-    add("service", "oneagent-operator", "name of the Service of the package server")
+    add("package-budget", 4 << 30, "maximum size of cached packages, such as 10Gi", parse=flags.size)
+    add("service", "oneagent-operator", "Service of the package server")
     add(
         "certificates",
         "self",
-        "issuer of the webhook's certificates: self, cert-manager, or none to leave certificates unmanaged",
+        "issuer of the webhook's certificates: self, cert-manager, or none to leave them unmanaged",
         choices=("self", "cert-manager", "none"),
     )
+    add(
+        "pull-secrets",
+        "",
+        "pull Secrets of the init container's image, comma-separated; without CSI the operator copies them to the "
+        "namespaces of DynaKubes",
+    )
     hosts.add_flags(add)
+    network_defaults.add_flags(add)
     add(
         "startup-taint",
         "",
-        "KEY:EFFECT of the taint on new nodes, removed when all versions for DynaKubes are there; none if empty",
+        "startup taint, KEY:EFFECT, removed from a node with all versions for DynaKubes; none if empty",
         parse=flags.checked(taint.parse),
     )
     add(
         "startup-taint-timeout",
         600.0,
-        "time after which an Event reports why a node has the startup taint, and a node without a driver pod loses it",
+        "time until an Event reports why a node keeps the startup taint, and until a node without driver pod loses it",
         parse=flags.duration,
     )
     add(
         "metrics-address",
         ":8080",
-        "host:port for /livez, /readyz and Prometheus metrics; none if empty",
+        "host:port of /livez, /readyz and Prometheus metrics; none if empty",
         parse=flags.address,
     )
+    add("opentelemetry", False, "watch OpenTelemetryInjections; requires their CRD")
     flags.add_logging(add)
     given = parser.parse_args(arguments)
     if given.lease_duration < 3:
@@ -125,9 +138,12 @@ def parse(arguments: list[str] | None = None) -> Config:
         package_budget_bytes=given.package_budget,
         service=given.service,
         certificates=given.certificates,
+        pull_secrets=tuple(filter(None, map(str.strip, given.pull_secrets.split(",")))),
         registries=hosts.from_flags(given),
+        network_defaults=network_defaults.from_flags(given),
         startup_taint=given.startup_taint,
         startup_taint_timeout_seconds=given.startup_taint_timeout,
+        opentelemetry=given.opentelemetry,
         metrics_address=given.metrics_address,
         log_format=given.log_format,
         log_level=given.log_level,
@@ -136,11 +152,21 @@ def parse(arguments: list[str] | None = None) -> Config:
 
 async def run(config: Config) -> int:
     """Lead while the Lease is held; return the exit code after SIGTERM or when the Lease is lost."""
+    # First: a signal without a handler ends the process, and does nothing to process 1 of a container.
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = api.Api(await api.connect())
     lease = leader_election.LeaseSettings(
-        config.lease, config.namespace, config.identity, config.lease_seconds, config.lease_seconds / 4
+        config.lease,
+        config.namespace,
+        config.identity,
+        config.lease_seconds,
+        config.lease_seconds / 4,
+        is_pod=config.identity == os.environ.get("POD_NAME"),
     )
-    election = leader_election.LeaderElection(server, lease)
+    pod_exists = leader_election.pod_finder(server, config.namespace)
+    election = leader_election.LeaderElection(server, lease, pod_exists=pod_exists)
     version = importlib.metadata.version(identifiers.DISTRIBUTION)
     work = ControllerSettings(
         namespace=config.namespace,
@@ -148,22 +174,22 @@ async def run(config: Config) -> int:
         package_url=_package_url(config),
         operator_version=version,
         certificates=_certificates(config),
+        pull_secrets=config.pull_secrets,
         registries=config.registries,
+        network_defaults=config.network_defaults,
         startup_taint=config.startup_taint,
+        opentelemetry=config.opentelemetry,
         startup_taint_timeout_seconds=config.startup_taint_timeout_seconds,
     )
+    prometheus.add_build_info("operator", prometheus_client.REGISTRY)
     controller = Controller(server, work, Metrics(prometheus_client.REGISTRY))
     watch_silence.export(controller.watches, watch_silence.create_gauge("operator", prometheus_client.REGISTRY))
     tasks = []
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(server.close)
         if config.metrics_address:
-            # A replica that waits for the Lease is ready.
             host, port = addresses.split(config.metrics_address)
-            health_server = health.HealthServer(host, port, lambda: controller.problem if election.is_leader else "")
+            health_server = health.HealthServer(host, port, lambda: _unready_reason(election, controller))
             await stack.enter_async_context(health_server)
         log.info("operator started", extra=logs.fields(namespace=config.namespace, identity=config.identity))
         if config.package_address:
@@ -186,6 +212,13 @@ async def run(config: Config) -> int:
         return 1
 
 
+def _unready_reason(election: leader_election.LeaderElection, controller: Controller) -> str:
+    """Return why the operator is not ready; empty if it is. A replica that waits for the Lease of another is ready."""
+    if election.is_undecided:
+        return "the Lease of the operator that leads has not been read yet"
+    return controller.problem if election.is_leader else ""
+
+
 def _package_url(config: Config) -> str:
     if not config.package_address:
         return ""
@@ -203,6 +236,7 @@ def _package_server_settings(config: Config) -> runner.RunnerSettings:
         budget_bytes=config.package_budget_bytes,
         host=host,
         port=port,
+        network_defaults=config.network_defaults,
     )
 
 

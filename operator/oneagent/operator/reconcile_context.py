@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from oneagent.common.agents import objects
 from oneagent.common.dynakube import DynaKube
 from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import api
@@ -45,14 +46,17 @@ class ReconcileContext:
 
     @property
     def owner(self) -> dict[str, Any]:
-        """Owner reference for objects that are deleted with the DynaKube."""
+        """Owner reference for objects that are deleted with the DynaKube.
+
+        It does not block the DynaKube's deletion: the admission of references that do refuses them for some seconds
+        after the definition of DynaKubes has come.
+        """
         return {
             "apiVersion": self.obj["apiVersion"],
-            "kind": "DynaKube",
-            "name": self.dynakube.name,
+            "kind": self.obj["kind"],
+            "name": objects.name_of(self.dynakube.name),
             "uid": self.dynakube.uid,
             "controller": True,
-            "blockOwnerDeletion": True,
         }
 
 

@@ -45,7 +45,7 @@ def summarize(results: Mapping[str, ReconcileResult]) -> ReconcileResult:
         if unmet:
             message = "; ".join(f"{kind}: {result.message}" for kind, result in unmet.items())
             return ReconcileResult("False", reason, message)
-    return ReconcileResult("True", "Reconciled", "everything is as this DynaKube wants it")
+    return ReconcileResult("True", "Reconciled", "everything is as specified")
 
 
 def phase(summary: ReconcileResult) -> str:

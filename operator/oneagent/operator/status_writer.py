@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from oneagent.common import identifiers
+from oneagent.common.agents import objects
 from oneagent.common.dynakube.mode import Mode
 from oneagent.common.kubernetes import conditions, types
 from oneagent.common.kubernetes.errors import NotFoundError
-from oneagent.operator import api, reconcile_result
+from oneagent.operator import api, reconcile_result, rollout_events
 from oneagent.operator.cache import Cache
 from oneagent.operator.events import RecordEvent
 from oneagent.operator.reconcile_result import ReconcileResult
 
+_WITHOUT_EVENTS: Final = (conditions.READY, rollout_events.CONDITION)
+"""Of the rollout `rollout_events` records the Events, with the number of nodes; of `Ready` its parts have theirs."""
 _SECTIONS: Final = ("oneAgent", "codeModules")
 
 
@@ -41,7 +45,7 @@ class StatusWriter:
         status: dict[str, Any] = _merge_sections(before, results, mode)
         status["conditions"] = conditions.merge(before.get("conditions") or (), everything, generation, now)
         status["phase"] = reconcile_result.phase(summary)
-        if mode:
+        if mode and obj.get("kind") != identifiers.INJECTION_KIND:
             status["mode"] = mode.value
         if self._cache.cluster_id:
             status["kubeSystemUUID"] = self._cache.cluster_id
@@ -49,7 +53,7 @@ class StatusWriter:
             return
         self._emit_events(obj, before.get("conditions") or (), everything)
         status["updatedTimestamp"] = types.timestamp(now)
-        metadata = {"name": obj["metadata"]["name"], "namespace": self._namespace}
+        metadata = {"name": objects.name_of(obj["metadata"]["name"]), "namespace": self._namespace}
         with contextlib.suppress(NotFoundError):
             await self._api.apply(self._resource, {"metadata": metadata, "status": status}, subresource="status")
 
@@ -58,7 +62,7 @@ class StatusWriter:
     ) -> None:
         known = {str(condition.get("type")): condition.get("status") for condition in before}
         for condition, result in results.items():
-            if condition == conditions.READY or known.get(condition) == result.status:
+            if condition in _WITHOUT_EVENTS or known.get(condition) == result.status:
                 continue
             if result.status == "False":
                 self._record_event(obj, "Warning", result.reason, f"{condition}: {result.message}")

@@ -113,7 +113,7 @@ class TenantPoller:
             self.state, self._polled_tenant = TenantState(), (dynakube.uid, dynakube.api_url)
         elif settings != self._polled_settings:
             # "Nothing has changed since this revision" would be wrong for other settings.
-            self.state = replace(self.state, revision=0)
+            self.state = replace(self.state, revision=0, exporter_inputs="")
         self._polled_settings = settings
         self._start(dynakube, objects, slot)
         return None
@@ -133,18 +133,21 @@ class TenantPoller:
         self.state = poll.with_next_poll(self.state, left, self._now())
 
     def _start(self, dynakube: DynaKube, objects: Inputs, slot: Slot) -> None:
+        # Of equal contents it stays: all nodes would read them again for a new label.
+        digest = self.state.exporter_inputs or objects.digest(inputs.exporter_objects(dynakube))
+        before = self.state = replace(self.state, exporter_inputs=digest)
         call = partial(
             poll.poll,
             dynakube,
             objects,
-            self.state,
+            before,
             requests=poll.Requests(scopes=True, public_images=True),
             now=self._now,
             wait=self._limit.wait,
             resolve_image=partial(self._resolve_image, dynakube, objects),
         )
         task = self._task = _Task(slot)
-        arguments = (call, self.state, task, asyncio.get_running_loop())
+        arguments = (call, before, task, asyncio.get_running_loop())
         # A daemon: waiting for the rate limit can't be cancelled, and must not keep the process from ending.
         threading.Thread(target=self._run, args=arguments, name="tenant", daemon=True).start()
 
@@ -174,11 +177,11 @@ class TenantPoller:
 
 async def read_inputs(server: api.Api, namespace: str, dynakube: DynaKube) -> Inputs:
     """Read the objects that a poll needs. `ApiError`."""
-    contents = {name: await _read_content(server, namespace, name) for name in inputs.referenced_objects(dynakube)}
-    return Inputs(contents)
-
-
-async def _read_content(server: api.Api, namespace: str, name: ObjectName) -> Mapping[str, str] | None:
-    resource = api.SECRETS if name[0] == "Secret" else api.CONFIG_MAPS
-    found = await server.find(resource, name[1], namespace)
-    return None if found is None else api.decode_data(found)
+    contents: dict[ObjectName, Mapping[str, str] | None] = {}
+    versions: dict[ObjectName, str] = {}
+    for kind, name in inputs.referenced_objects(dynakube):
+        found = await server.find(api.SECRETS if kind == "Secret" else api.CONFIG_MAPS, name, namespace)
+        contents[kind, name] = None if found is None else api.decode_data(found)
+        if found is not None:
+            versions[kind, name] = f"{found['metadata'].get('uid')}/{found['metadata'].get('resourceVersion')}"
+    return Inputs(contents, versions)

@@ -7,12 +7,13 @@ The sidecars take over the command lines of the Go programs they stand in for. S
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
-from oneagent.common import durations, identifiers
+from oneagent.common import distribution, durations, logs
 
 _IGNORED_SWITCHES: Final = (
     "add_dir_header",
@@ -51,29 +52,42 @@ class Flags(argparse.ArgumentParser):
             "--logging-format",
             choices=("json", "text"),
             default="json",
-            help="form of the log lines on stderr (default json)",
+            help="log format on stderr: json or text (default json)",
         )
         for name in _IGNORED_SWITCHES:
             self.switch(name)
         for name in _IGNORED_VALUES:
             self.add_argument(f"--{name}", help=argparse.SUPPRESS)
 
+    def take(self, *names: str, **options: Any) -> None:
+        """A flag with a value, whose help names what it takes."""
+        kind = names[0].rpartition("-")[2]
+        metavar = _METAVARS.get(options.get("type")) or {"path": "PATH", "mode": "MODE"}.get(kind, "ADDRESS")
+        self.add_argument(*names, **{"metavar": metavar, **options})
+
     def switch(self, name: str, text: str = argparse.SUPPRESS) -> None:
         """A boolean: `--name` or `--name=true|false`."""
-        self.add_argument(f"--{name}", nargs="?", const=True, default=False, type=_boolean, help=text)
+        self.add_argument(f"--{name}", nargs="?", const=True, default=False, type=_boolean, help=text, metavar="true")
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse a command line; ends the program for `--help`, `--version` and invalid arguments."""
         doubled = [f"-{word}" if re.match(r"-[a-zA-Z_]{2}|-v", word) else word for word in arguments]
         options = self.parse_args(doubled)
         if options.version:
-            sys.stdout.write(f"{self.prog} {_version()}\n")
+            sys.stdout.write(f"{self.prog} {distribution.version()}\n")
             sys.exit(0)
         return options
 
+    def error(self, message: str) -> NoReturn:
+        """End the program with 2 and one line in the form of its log."""
+        is_text = any(re.fullmatch(r"--?log(ging)?-format=text", word) for word in sys.argv)
+        logs.setup("text" if is_text else "json", "info")
+        logging.getLogger("oneagent.flags").error("invalid command line", extra=logs.fields(reason=message))
+        self.exit(2)
+
     def refuse(self, reason: str) -> NoReturn:
-        """End the program with 1 because of an invalid combination of values."""
-        self.exit(1, f"{self.prog}: {reason}\n")
+        """End the program with 2 because of an invalid combination of values."""
+        self.error(reason)
 
 
 def seconds(text: str) -> float:
@@ -103,10 +117,4 @@ def _boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
-def _version() -> str:
-    from importlib import metadata  # costs a megabyte, needed only here
-
-    try:
-        return metadata.version(identifiers.DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+_METAVARS: Final[dict[Any, str]] = {seconds: "DURATION", port: "PORT"}

@@ -1,21 +1,35 @@
-"""The histogram that CSI sidecars keep of their calls, in Prometheus' text form.
+"""Metrics of a sidecar's process, and the histogram that CSI sidecars keep of their calls, in Prometheus' text form.
 
-Its name, labels and buckets are those of the Go sidecars, so that existing dashboards go on working; the
+The histogram's name, labels and buckets are those of the Go sidecars, so that existing dashboards go on working; the
 numbers are written as Go writes them (`le="1"`, not `le="1.0"`). Not `prometheus_client`: that one brings
 11 MiB to a process of 22.
 """
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
-import time
 from typing import Final
 
+from oneagent.common import distribution
 from oneagent.sidecars.grpc.protocol import StatusCode
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _NAME: Final = "csi_sidecar_operations_seconds"
+_BUILD_INFO: Final = "oneagent_build_info"
 _BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600)
+
+
+def render_process(component: str) -> str:
+    """Return the metrics that each process of the driver has: its version, start, CPU time, memory and descriptors."""
+    lines = [
+        f"# HELP {_BUILD_INFO} Always 1; the labels name the component and its version.",
+        f"# TYPE {_BUILD_INFO} gauge",
+        f'{_BUILD_INFO}{{component="{component}",version="{_escaped(distribution.version())}"}} 1',
+        *_process_lines(),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 class Operations:
@@ -25,7 +39,6 @@ class Operations:
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str, str], list[int]] = {}
         self._sums: dict[tuple[str, str, str], float] = {}
-        self._started = time.time()
 
     def observe(self, driver_name: str, method: str, status: StatusCode, seconds: float) -> None:
         """Count one call; `method` is its full name, `/csi.v1.Identity/Probe`."""
@@ -44,12 +57,7 @@ class Operations:
         with self._lock:
             for key in sorted(self._counts):
                 lines += self._series(key)
-        lines += [
-            "# HELP process_start_time_seconds When the process started, in seconds since 1970",
-            "# TYPE process_start_time_seconds gauge",
-            f"process_start_time_seconds {self._started:.2f}",
-        ]
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines) + "\n" + render_process("livenessprobe")
 
     def _series(self, key: tuple[str, str, str]) -> list[str]:
         driver, status, method = map(_escaped, key)
@@ -61,6 +69,36 @@ class Operations:
         lines.append(f"{_NAME}_sum{{{labels}}} {self._sums[key]:.9g}")
         lines.append(f"{_NAME}_count{{{labels}}} {total}")
         return lines
+
+
+def _process_lines() -> list[str]:
+    """Names and meanings are those of Prometheus' client libraries."""
+    # The name in brackets, field 2, may have spaces. Fields by proc_pid_stat(5): 22 starttime, 24 rss.
+    fields = _read("/proc/self/stat").rpartition(")")[2].split()
+    boot = next(line.split()[1] for line in _read("/proc/stat").splitlines() if line.startswith("btime "))
+    started = int(boot) + int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    values = (
+        ("cpu_seconds_total", "counter", "User and system CPU time in seconds", f"{used.ru_utime + used.ru_stime:.2f}"),
+        ("open_fds", "gauge", "Number of open file descriptors", str(len(os.listdir("/proc/self/fd")))),
+        (
+            "resident_memory_bytes",
+            "gauge",
+            "Resident memory in bytes",
+            str(int(fields[24 - 3]) * resource.getpagesize()),
+        ),
+        ("start_time_seconds", "gauge", "When the process started, in seconds since 1970", f"{started:.2f}"),
+    )
+    return [
+        line
+        for name, kind, text, value in values
+        for line in (f"# HELP process_{name} {text}", f"# TYPE process_{name} {kind}", f"process_{name} {value}")
+    ]
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
 
 
 def _go_name(status: StatusCode) -> str:

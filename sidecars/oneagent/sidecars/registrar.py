@@ -6,6 +6,7 @@ It has the flags and behaviour of the Go program of that name, with deliberate d
   registers a dead driver, and `/healthz`, which calls GetInfo, reports it.
 - If the file of the registration socket was removed, it is created again. A successor's socket is left alone.
 - A refused registration is answered before the program exits with 1, and no stale socket stays behind.
+- `--http-endpoint` also serves `/metrics`: the version and what each process of the driver reports about itself.
 - With `--stay-while-driver-serves` it exits after SIGTERM only once the driver has ended. Kubelet calls registered
   drivers only, and after an uninstall the driver serves until its last volume is unmounted.
 """
@@ -28,6 +29,7 @@ from oneagent.common.addresses import AddressError
 from oneagent.common.http import page_server
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
 from oneagent.sidecars import csi_client, go_flags, signals
+from oneagent.sidecars import metrics as sidecars_metrics
 from oneagent.sidecars.grpc import client
 from oneagent.sidecars.grpc import server as grpc_server
 from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
@@ -57,7 +59,7 @@ class RegistrarSettings:
     timeout_seconds: float
     """Timeout of each call to the driver"""
     http_address: str
-    """Address of `/healthz`; empty for none"""
+    """Address of `/healthz` and `/metrics`; empty for none"""
     stay_while_driver_serves: bool
     """Serve after a first signal until the driver ends, or a second signal"""
     log_format: logs.Format
@@ -66,17 +68,15 @@ class RegistrarSettings:
 def read_settings(arguments: Sequence[str]) -> RegistrarSettings | None:
     """Parse a command line; `None` for the probe mode, which has nothing to do."""
     flags = go_flags.Flags("csi-node-driver-registrar", "Registers a CSI driver with this node's kubelet.")
-    flags.add_argument("--csi-address", default="/run/csi/socket", help="the driver's socket, in this container")
-    flags.add_argument("--kubelet-registration-path", default="", help="the driver's socket, on the host (required)")
-    flags.add_argument("--plugin-registration-path", default="/registration", help="kubelet's plugins_registry")
-    flags.add_argument(
-        "--timeout", type=go_flags.seconds, default=1.0, help="timeout of a call to the driver (default 1s)"
-    )
-    flags.add_argument("--http-endpoint", default="", help="host:port of /healthz (default: none)")
-    flags.add_argument("--health-port", type=go_flags.port, default=0, help="deprecated: use --http-endpoint")
-    flags.add_argument("--mode", default="", help="deprecated: kubelet-registration-probe exits with 0")
-    flags.add_argument("--connection-timeout", help="deprecated, without effect")
-    flags.switch("stay-while-driver-serves", "after SIGTERM, stay registered until the driver has ended")
+    flags.take("--csi-address", default="/run/csi/socket", help="driver's socket in this container")
+    flags.take("--kubelet-registration-path", default="", help="driver's socket on the host; required")
+    flags.take("--plugin-registration-path", default="/registration", help="kubelet's directory plugins_registry")
+    flags.take("--timeout", type=go_flags.seconds, default=1.0, help="timeout of each call to the driver (default 1s)")
+    flags.take("--http-endpoint", default="", help="host:port of /healthz and /metrics (default: none)")
+    flags.take("--health-port", type=go_flags.port, default=0, help="deprecated: use --http-endpoint")
+    flags.take("--mode", default="", help="deprecated; kubelet-registration-probe exits with 0")
+    flags.take("--connection-timeout", metavar="DURATION", help="deprecated; without effect")
+    flags.switch("stay-while-driver-serves", "stay registered after SIGTERM until the driver has ended")
     flags.switch("enable-pprof", "without effect")
     options = flags.read(arguments)
     if not options.kubelet_registration_path:
@@ -150,6 +150,11 @@ def check_health(socket_path: Path, name: str, timeout_seconds: float) -> page_s
     return page_server.Answer(200, "ok")
 
 
+def render_metrics() -> page_server.Answer:
+    """Answer `/metrics`."""
+    return page_server.Answer(200, sidecars_metrics.render_process("registrar"), sidecars_metrics.CONTENT_TYPE)
+
+
 def main() -> int:
     settings = read_settings(sys.argv[1:])
     if settings is None:
@@ -207,8 +212,9 @@ def _register(settings: RegistrarSettings, driver: csi_client.Driver, name: str,
         if settings.http_address:
             # GetInfo needs up to the driver's timeout by itself.
             timeout = settings.timeout_seconds + 1
-            page = {"/healthz": lambda: check_health(socket_path, name, timeout)}
-            log.info("serving /healthz", extra=logs.fields(address=page_server.serve(settings.http_address, page)))
+            pages = {"/healthz": lambda: check_health(socket_path, name, timeout), "/metrics": render_metrics}
+            bound = page_server.serve(settings.http_address, pages)
+            log.info("serving", extra=logs.fields(address=bound, paths=sorted(pages)))
     except (grpc_server.SocketInUseError, AddressError, OSError) as error:
         log.error("cannot serve", extra=logs.fields(socket=socket_path, reason=error))
         server.stop(0)

@@ -106,7 +106,6 @@ def restart_api_server(cluster: Cluster) -> None:
     """What it remembers of changes, for watches that are taken up again, begins anew."""
     server = cluster.control_plane.apiserver
     server.kill()
-    time.sleep(1)
     server.start()
     server.wait_ready()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from pathlib import Path
 
@@ -12,25 +13,36 @@ from tests.e2e.fixture_types import Apply, WaitFor
 from tests.e2e.manifests import NAMESPACE
 from tests.fakes.tenant import Tenant
 
+LEASE_DURATION = datetime.timedelta(seconds=3)
+
+
+def renewed(kubectl: Kubectl) -> datetime.datetime:
+    """When the Lease was renewed last."""
+    lease = kubectl.json("-n", NAMESPACE, "get", "lease", "oneagent-operator")
+    return datetime.datetime.fromisoformat(lease["spec"]["renewTime"])
+
 
 def test_of_two_one_leads_and_the_other_takes_over_from_a_dead_one(
-    rights: Path, tmp_path: Path, wait_for: WaitFor
+    rights: Path, tmp_path: Path, wait_for: WaitFor, kubectl: Kubectl
 ) -> None:
-    short = "--lease-duration=3s"
+    short = f"--lease-duration={LEASE_DURATION.seconds}s"
     first = operator_process.Operator(rights, tmp_path / "first.log", short, identity="first")
     second = operator_process.Operator(rights, tmp_path / "second.log", short, identity="second")
     with operator_process.running(first):
         wait_for(first.leads, "the first leads")
         with operator_process.running(second):
             wait_for(lambda: "operator started" in second.log.read_text(), "the second is up")
-            time.sleep(4)
+            seen = renewed(kubectl)
+            wait_for(lambda: renewed(kubectl) - seen > LEASE_DURATION, "the first has renewed for a whole duration")
             assert not second.leads()
             first.kill()
             wait_for(second.leads, "the second takes over", within=15)
             assert second.stop() == 0
     third = operator_process.Operator(rights, tmp_path / "third.log", identity="third")
     with operator_process.running(third):
-        wait_for(third.leads, "a Lease that was given back is taken at once", within=4)
+        wait_for(lambda: "operator started" in third.log.read_text(), "the third is up")
+        # One that was not given back lasts for 15 s.
+        wait_for(third.leads, "a Lease that was given back is taken at once", within=8)
 
 
 def test_stops_at_once_at_sigterm_and_answers_its_probes_before(
@@ -52,7 +64,7 @@ def test_labels_and_secrets_go_with_the_dynakube_also_if_the_operator_was_away(
         apply(
             dynakubes.dynakube("gone", tenant.api_url, "g", useCSIDriver=False), dynakubes.secret("gone", tenant.token)
         )
-        dynakube_reader.wait_condition("gone", "CodeModulesInjection", "True", "1 namespaces")
+        dynakube_reader.wait_condition("gone", "CodeModulesInjection", "True", "the injection Secret: 1")
         operator.kill()
         kubectl("-n", NAMESPACE, "delete", "dynakube", "gone", "--wait=false")
         assert dynakube_reader.owners("gone-") == {"gone-1": "gone"}

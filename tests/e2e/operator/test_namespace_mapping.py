@@ -54,7 +54,7 @@ def test_of_two_that_match_the_first_keeps_the_namespace_and_both_are_told(
     apply(dynakubes.dynakube("old", tenant.api_url, "x"), dynakubes.secret("old", tenant.token))
     dynakube_reader.wait_owners("both-", {"both-1": "old"})
     apply(dynakubes.dynakube("late", tenant.api_url, "x"), dynakubes.secret("late", tenant.token))
-    dynakube_reader.wait_condition("late", "NamespaceMapping", "False", "both-1 (owner: old)")
+    dynakube_reader.wait_condition("late", "NamespaceMapping", "False", "both-1 (owner: DynaKube old)")
     assert dynakube_reader.owners("both-") == {"both-1": "old"}
     kubectl("-n", NAMESPACE, "delete", "dynakube", "old")
     dynakube_reader.wait_owners("both-", {"both-1": "late"})

@@ -48,7 +48,7 @@ def test_what_they_need_lies_in_their_namespaces_without_any_api_token(
     apply(dynakubes.namespace("nocsi-1", "nocsi"), dynakubes.namespace("nocsi-2", "other"))
     manifest = dynakubes.dynakube("nocsi", tenant.api_url, "nocsi", useCSIDriver=False)
     apply(manifest, dynakubes.secret("nocsi", tenant.token))
-    dynakube_reader.wait_condition("nocsi", "CodeModulesInjection", "True", "1 namespaces")
+    dynakube_reader.wait_condition("nocsi", "CodeModulesInjection", "True", "the injection Secret: 1")
 
     def secrets(namespace: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = kubectl.json("-n", namespace, "get", "secrets")["items"]

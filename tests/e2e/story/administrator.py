@@ -15,14 +15,17 @@ from deploy import generate
 from tests.cluster.control_plane import BIN
 from tests.e2e import helm
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.story import documented_commands
+from tests.e2e.story import documented_commands, private_registry
 from tests.fakes import tenant
+from tests.fakes.registry import PASSWORD, USER
 
 CHART: Final = str(generate.CHART.relative_to(Path.cwd()))
 SHOP: Final = "my-shop"
 """The namespace of applications that the page speaks of."""
+DYNAKUBE: Final = "shop"
 
 _IMAGE: Final = "--set image.repository=registry.example.com/oneagent-csi"
+_PULL_SECRET: Final = "image.pullSecrets[0].name=registry"
 # All that is not as a user has it: what is on this machine, and what would make the test wait.
 _VALUES: Final = {
     "image": helm.IMAGE,
@@ -53,13 +56,32 @@ class Administrator:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def installs(self, *settings: str, chart: str = CHART) -> None:
-        """By Helm, as in the section of that name; with settings of values, KEY=VALUE."""
+    def installs(self, *settings: str, chart: str = CHART, registry: str = "", before: str = "") -> None:
+        """By Helm, as in the section of that name; with settings of values, KEY=VALUE.
+
+        `registry` is the host of a private one that has the image; `before` are commands for the namespace that is
+        there by then.
+        """
         (commands,) = documented_commands.blocks(documented_commands.INSTALL, "By Helm")
-        commands = documented_commands.replaced(
-            commands, _IMAGE, " ".join([f"--values={self._values}", *_set(settings)])
-        )
-        self.types(documented_commands.replaced(commands, CHART, chart))
+        if before:
+            commands = documented_commands.replaced(commands, "helm install", f"{before}\nhelm install")
+        if registry:
+            (secret,) = documented_commands.blocks(documented_commands.INSTALL, "A private registry")
+            for example, own in (
+                ("USER", USER),
+                ("PASSWORD", shlex.quote(PASSWORD)),
+                ("registry.example.com", registry),
+            ):
+                secret = documented_commands.replaced(secret, example, own)
+            commands = documented_commands.replaced(commands, "helm install", f"{secret}helm install")
+            name = f"{registry}/{private_registry.PATH}"
+            settings = (*settings, f"image.repository={name}", "image.pullPolicy=IfNotPresent", _PULL_SECRET)
+        self.runs_helm(documented_commands.replaced(commands, CHART, chart), *settings)
+
+    def runs_helm(self, commands: str, *settings: str) -> None:
+        """Commands that install the chart, with the cluster's image in the place of the page's."""
+        values = shlex.join([f"--values={self._values}", *_set(settings)])
+        self.types(documented_commands.replaced(commands, _IMAGE, values))
 
     def monitors(self, api_url: str, *, version: str = "v1beta6") -> None:
         """Token, DynaKube and label, as in the section on the first DynaKube; with the manifest of an older version."""
@@ -72,7 +94,7 @@ class Administrator:
 
     def changes(self, what: str, *arguments: str) -> None:
         """Something about the DynaKube of that section, by a subcommand of kubectl: annotate, patch, wait."""
-        self.types(shlex.join(["kubectl", "-n", NAMESPACE, what, "dynakube", "shop", *arguments]))
+        self.types(shlex.join(["kubectl", "-n", NAMESPACE, what, "dynakube", DYNAKUBE, *arguments]))
 
     def wants(self, version: str | None, decided: str) -> None:
         """A version for applications, or None in particular; until the operator has decided on this one."""
@@ -87,7 +109,7 @@ class Administrator:
     def upgrades(self, *settings: str) -> None:
         """To the chart of this checkout, with other values."""
         (commands,) = documented_commands.blocks(documented_commands.INSTALL, "Upgrade")
-        self.types(" ".join([commands.strip(), *_set(settings)]))
+        self.types(f"{commands.strip()} {shlex.join(_set(settings))}")
 
     def uninstalls(self) -> None:
         self.types(documented_commands.blocks(documented_commands.INSTALL, "Uninstall")[0])

@@ -15,11 +15,13 @@ from tests.e2e import manifests
 from tests.e2e.fixture_types import WaitFor
 from tests.e2e.helm import Helm
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.story import applications
+from tests.e2e.story import applications, private_registry
 from tests.e2e.story.administrator import SHOP, Administrator
 from tests.e2e.story.applications import ShopNamespace
 from tests.e2e.webhook.applications import Applications
 from tests.fakes import packages
+from tests.fakes import registry as registries
+from tests.fakes.registry import Registry
 from tests.fakes.tenant import Tenant
 
 Publish = Callable[[str], None]
@@ -51,6 +53,14 @@ def user(cluster: Cluster, kubectl: Kubectl, shop: ShopNamespace, tmp_path: Path
 
 
 @pytest.fixture
+def registry(node: Node, tmp_path: Path) -> Iterator[Registry]:
+    if reason := registries.missing(registries.PROGRAM):
+        pytest.skip(reason)
+    with private_registry.serving(tmp_path / "registry", node) as registry:
+        yield registry
+
+
+@pytest.fixture
 def departure() -> Iterator[contextlib.ExitStack]:
     with contextlib.ExitStack() as stack:
         yield stack
@@ -79,3 +89,10 @@ def publish(dynatrace: Tenant, tmp_path: Path) -> Publish:
         dynatrace.release(version, path)
 
     return publish
+
+
+@pytest.fixture
+def definition(kubectl: Kubectl) -> Iterator[None]:
+    """The definition of OpenTelemetryInjections stays when the chart goes, and goes after the parts that watch them."""
+    yield
+    kubectl("delete", "--ignore-not-found", "crd", "opentelemetryinjections.csi.oneagent.dynatrace.com")

@@ -8,8 +8,9 @@ from typing import Final
 
 INSTALL: Final = Path("docs/install.md").read_text()
 DYNAKUBE: Final = Path("docs/dynakube.md").read_text()
+MIGRATION: Final = Path("docs/migration.md").read_text()
 
-_BLOCK: Final = re.compile(r"^```(?:\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK: Final = re.compile(r"^ *```(?:\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _HEREDOC: Final = re.compile(r"(<<EOF\n).*?(^EOF$)", re.MULTILINE | re.DOTALL)
 
 

@@ -49,7 +49,7 @@ def test_from_an_empty_cluster_to_an_empty_cluster(
     steps.refuse_what_cannot_work(cluster.kubectl)
     version, rules = steps.node_access_role(cluster.kubectl)
     steps.outlive_an_upgrade(cluster.kubectl, user, shop, checkout, payment)
-    assert [rule["resourceNames"] for rule in rules] == [["shop"]]
+    assert [rule["resourceNames"] for rule in rules] == [["shop", "shop.tenant-config"]]
     assert steps.node_access_role(cluster.kubectl) == (version, rules), "the upgrade has touched the operator's rules"
     shop.has_agent(shop.starts("gift"), SECOND)
     steps.leave_nothing(cluster, user, shop, *before)

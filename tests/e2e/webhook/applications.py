@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from oneagent.common.agents import oneagent
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.injection import contract, inert_library
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Manifest
+from tests.e2e import manifests
 from tests.e2e.fixture_types import WaitFor
 
-LIBRARY: Final = f"{contract.INSTALL_PATH}/{PRELOAD_LIBRARY}"
+LIBRARY: Final = f"{oneagent.INSTALL_PATH}/{PRELOAD_LIBRARY}"
 
 Pod = Mapping[str, Any]
 
@@ -25,8 +29,8 @@ class Applications:
     def kubectl(self, *arguments: str) -> str:
         return self._cluster.kubectl("-n", self.namespace, *arguments)
 
-    def create(self, *manifests: Manifest) -> None:
-        self._cluster.kubectl.apply(*manifests)
+    def create(self, *objects: Manifest) -> None:
+        self._cluster.kubectl.apply(*objects)
 
     def started(self, manifest: Manifest, within: float = 60) -> Pod:
         """Create a pod, and wait until all its containers are ready."""
@@ -40,6 +44,30 @@ class Applications:
             return next((pod for pod in self.pods(fields, labels) if is_ready(pod)), {})
 
         return self._wait_for(ready, f"pod {fields}{labels} is ready", within, 0.2)
+
+    def are_injected(self) -> bool:
+        """Return True if a pod created now would have its agent.
+
+        The webhook's Service leads to its pods some time after they are ready, and the API server follows a changed
+        configuration of webhooks as late; until then pods are admitted as they are.
+        """
+        pod = manifests.as_yaml(manifests.application("dry-run", self.namespace))
+        stored = self._cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=pod)
+        return not untouched(json.loads(stored))
+
+    def restarted(self, pod: Pod, container: str = "shop") -> Pod:
+        """End the first process of a container; return the pod once kubelet has started the container again."""
+        name = pod["metadata"]["name"]
+        os.kill(self._cluster.node.first_process(pod, container), signal.SIGKILL)
+
+        def restarts(pod: Pod) -> int:
+            return sum(status["restartCount"] for status in pod["status"]["containerStatuses"])
+
+        def back() -> Pod:
+            (now,) = self.pods(f"metadata.name={name}")
+            return now if restarts(now) > restarts(pod) and is_ready(now) else {}
+
+        return self._wait_for(back, f"the container {container} of the pod {name} is back", 60, 0.2)
 
     def pods(self, fields: str = "", labels: str = "") -> list[Pod]:
         flags = (f"--field-selector={fields}", f"--selector={labels}")
@@ -64,7 +92,7 @@ class Applications:
         return self.kubectl("exec", pod["metadata"]["name"], "-c", container, "--", "cat", path)
 
     def enrichment(self, pod: Pod, container: str = "shop") -> dict[str, str]:
-        found: dict[str, str] = json.loads(self.read(pod, f"{contract.ENRICHMENT_PATH}/dt_metadata.json", container))
+        found: dict[str, str] = json.loads(self.read(pod, f"{oneagent.ENRICHMENT_PATH}/dt_metadata.json", container))
         return found
 
     def events(self, reason: str) -> str:

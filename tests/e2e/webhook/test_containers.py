@@ -6,8 +6,12 @@ import base64
 import json
 from typing import Any
 
-from oneagent.common.injection import contract
-from tests.cluster.kubectl import Kubectl
+import pytest
+
+from oneagent.common.agents import oneagent
+from oneagent.common.injection import contract, pod_annotations, volume_attributes
+from tests.cluster.kubectl import Kubectl, KubectlError
+from tests.cluster.node import Node
 from tests.e2e import manifests
 from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import APP_IMAGE, NAMESPACE
@@ -15,20 +19,82 @@ from tests.e2e.webhook.applications import LIBRARY, Applications, Pod, init_cont
 from tests.fakes import elf
 from tests.fakes.tenant import Tenant
 
+SHOW_MAPS = "exec cat /proc/self/maps"
 
-def test_native_sidecars_are_monitored_and_init_containers_left_alone(applications: Applications) -> None:
+
+def test_a_native_sidecar_is_monitored_even_if_it_is_the_first_and_init_containers_are_left_alone(
+    applications: Applications,
+) -> None:
     pod = manifests.application("sidecars", applications.namespace)
     pod["spec"]["initContainers"] = [
-        manifests.container("prepare", "true"),
         manifests.container("proxy", restartPolicy="Always"),
+        manifests.container("prepare", SHOW_MAPS),
     ]
     pod["spec"]["containers"].append(manifests.container("classic"))
     found = applications.started(pod)
-    assert init_containers(found)[0] == contract.INIT_CONTAINER
-    assert all(applications.monitored(found, container) for container in ("shop", "classic"))
-    (prepare, proxy) = (c for c in found["spec"]["initContainers"] if c["name"] in ("prepare", "proxy"))
-    assert "LD_PRELOAD" not in str(prepare)
-    assert LIBRARY in str(proxy)
+    assert init_containers(found) == ["proxy", "prepare"]
+    assert all(applications.monitored(found, container) for container in ("proxy", "shop", "classic"))
+    maps = applications.kubectl("logs", "sidecars", "-c", "prepare")
+    assert "/cat" in maps
+    assert "liboneagentproc" not in maps
+    for container in ("proxy", "shop", "classic"):
+        assert f"containerName {container}" in applications.read(found, oneagent.CONTAINER_CONF_PATH, container)
+
+
+def test_init_containers_have_the_agent_if_the_pod_says_so(applications: Applications) -> None:
+    pod = manifests.application("prepared", applications.namespace)
+    pod["metadata"]["annotations"] = {pod_annotations.INJECT_INIT_CONTAINERS: "true"}
+    pod["spec"]["initContainers"] = [manifests.container("prepare", f"{SHOW_MAPS} {oneagent.CONTAINER_CONF_PATH}")]
+    found = applications.started(pod)
+    assert applications.monitored(found)
+    said = applications.kubectl("logs", "prepared", "-c", "prepare")
+    assert "liboneagentproc" in said
+    assert "containerName prepare" in said
+
+
+def test_more_images_than_a_volumes_attributes_can_have_are_left_out_and_every_container_has_its_file(
+    node: Node, kubectl: Kubectl, applications: Applications
+) -> None:
+    image = f"localhost/{'/'.join(['longest' * 5] * 6)}/app:e2e"
+    names = [f"{number}-{'name' * 12}" for number in range(10)]
+    pod = manifests.application("limit", applications.namespace)
+    pod["spec"]["containers"] = [manifests.container(name) | {"image": image} for name in names]
+    node.ctr("images", "tag", APP_IMAGE, image)
+    try:
+        with pytest.raises(KubectlError, match=r"agents report less of it, .* left out: image\."):
+            kubectl("create", "--dry-run=server", "--warnings-as-errors", "-f", "-", stdin=json.dumps(pod))
+        found = applications.started(pod, within=120)
+        files = {name: applications.read(found, oneagent.CONTAINER_CONF_PATH, name) for name in names}
+        assert all(applications.monitored(found, name) for name in names)
+        applications.kubectl("delete", "pod", "limit", "--timeout=60s")
+    finally:
+        node.ctr("images", "remove", image)
+    (volume,) = (each for each in found["spec"]["volumes"] if each["name"] == contract.BIN_VOLUME)
+    attributes = volume["csi"]["volumeAttributes"]
+    size = sum(map(len, (*attributes, *attributes.values())))
+    assert volume_attributes.MAX_MAP_BYTES - 512 < size <= volume_attributes.MAX_MAP_BYTES
+    kept = volume_attributes.with_prefix(attributes, volume_attributes.IMAGE)
+    assert 0 < len(kept) < len(names)
+    for name, text in files.items():
+        lines = text.splitlines()
+        assert f"containerName {name}" in lines
+        assert (f"imageName {image}" in lines) is (name in kept)
+
+
+def test_a_pod_without_requests_has_none_afterwards(applications: Applications) -> None:
+    found = applications.started(manifests.application("best-effort", applications.namespace))
+    assert applications.monitored(found)
+    assert found["status"]["qosClass"] == "BestEffort"
+
+
+def test_metadata_alone_needs_no_agent(applications: Applications) -> None:
+    pod = manifests.application("enriched", applications.namespace)
+    pod["metadata"]["annotations"] = {pod_annotations.INJECT_AGENT: "false"}
+    found = applications.started(pod)
+    assert LIBRARY not in applications.maps(found)
+    assert applications.enrichment(found)["k8s.pod.uid"] == found["metadata"]["uid"]
+    (volume,) = (each for each in found["spec"]["volumes"] if each["name"] == contract.BIN_VOLUME)
+    assert volume["csi"]["volumeAttributes"]["mode"] == "conf"
 
 
 def test_an_ephemeral_container_comes_into_a_monitored_pod(applications: Applications) -> None:
@@ -75,9 +141,29 @@ def test_a_read_only_root_file_system_and_any_user_will_do(applications: Applica
     pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = True
     found = applications.started(pod)
     assert applications.monitored(found)
-    log = f"{contract.INSTALL_PATH}/agent/log/shop.log"
+    log = f"{oneagent.INSTALL_PATH}/agent/log/shop.log"
     applications.kubectl("exec", "read-only", "--", "sh", "-c", f"id -u > {log}")
     assert applications.read(found, log) == "12345\n"
+
+
+def test_a_pod_with_a_user_namespace_is_monitored(kubectl: Kubectl, applications: Applications) -> None:
+    (node,) = kubectl.json("get", "nodes")["items"]
+    handlers = node["status"].get("runtimeHandlers") or ()
+    if not any((handler.get("features") or {}).get("userNamespaces") for handler in handlers):
+        pytest.skip(f"{node['status']['nodeInfo']['containerRuntimeVersion']} has no user namespaces")
+    pod = manifests.application("own-users", applications.namespace)
+    pod["spec"]["hostUsers"] = False
+    found = applications.started(pod)
+    assert applications.monitored(found)
+    users = applications.read(found, "/proc/1/uid_map").split()
+    assert users[0] == "0"
+    assert users[1] != "0"
+    assert "containerName shop" in applications.read(found, oneagent.CONTAINER_CONF_PATH)
+    assert applications.enrichment(found)["k8s.pod.uid"] == found["metadata"]["uid"]
+    assert "tenant" in applications.read(found, f"{oneagent.INSTALL_PATH}/agent/conf/ruxitagentproc.conf")
+    assert written(applications, found) == "10001\n"
+    refused = f"! touch {oneagent.INSTALL_PATH}/agent/x && ! touch {oneagent.INSTALL_PATH}/x"
+    applications.kubectl("exec", "own-users", "--", "sh", "-c", refused)
 
 
 def test_a_view_that_is_read_only_has_places_that_agents_write_to(
@@ -95,7 +181,7 @@ def test_a_view_that_is_read_only_has_places_that_agents_write_to(
         wait_for(lambda: not gets_read_only_view(kubectl, pod), "the flag is gone")
     assert applications.monitored(found)
     assert written(applications, found) == "10001\n"
-    refused = f"! touch {contract.INSTALL_PATH}/agent/x && ! touch {contract.INSTALL_PATH}/x"
+    refused = f"! touch {oneagent.INSTALL_PATH}/agent/x && ! touch {oneagent.INSTALL_PATH}/x"
     applications.kubectl("exec", "read-only-view", "--", "sh", "-c", refused)
 
 
@@ -128,7 +214,7 @@ def gets_read_only_view(kubectl: Kubectl, pod: dict[str, Any]) -> bool:
 
 def written(applications: Applications, pod: Pod) -> str:
     """What the application could write into a folder that is its agent's."""
-    log = f"{contract.INSTALL_PATH}/log/shop.log"
+    log = f"{oneagent.INSTALL_PATH}/log/shop.log"
     applications.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", f"id -u > {log}")
     return applications.read(pod, log)
 
@@ -139,7 +225,7 @@ def test_a_mount_below_the_directory_of_metadata_does_not_keep_a_container_from_
     """The directory is read-only, so the runtime cannot make a mount point in it."""
     own = {"name": "own", "namespace": applications.namespace}
     applications.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": own, "data": {"team": "shop"}})
-    path = f"{contract.ENRICHMENT_PATH}/team.properties"
+    path = f"{oneagent.ENRICHMENT_PATH}/team.properties"
     pod = manifests.application("nested-mount", applications.namespace)
     pod["spec"]["volumes"] = [{"name": "own", "configMap": {"name": "own"}}]
     pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "own", "mountPath": path, "subPath": "team"}]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.injection import contract
+from oneagent.common.injection import contract, volume_attributes
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import manifests
 from tests.e2e.manifests import NAMESPACE
@@ -26,10 +26,10 @@ def test_a_controller_that_is_not_to_be_had_is_the_workload_itself(
     owner = {"apiVersion": version, "kind": kind, "name": "unheard-of", "uid": "0f0c", "controller": True}
     pod["metadata"]["ownerReferences"] = [owner]
     stored = json.loads(kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(pod)))
-    (ours,) = (each for each in stored["spec"]["initContainers"] if each["name"] == contract.INIT_CONTAINER)
-    variables = {variable["name"]: variable.get("value") for variable in ours["env"]}
-    assert variables[contract.Variable.WORKLOAD_KIND] == kind
-    assert variables[contract.Variable.WORKLOAD_NAME] == "unheard-of"
+    (volume,) = (each for each in stored["spec"]["volumes"] if each["name"] == contract.BIN_VOLUME)
+    attributes = volume["csi"]["volumeAttributes"]
+    assert attributes[volume_attributes.WORKLOAD_KIND] == kind
+    assert attributes[volume_attributes.WORKLOAD_NAME] == "unheard-of"
 
 
 def test_a_namespace_without_a_label_may_have_one_by_now(kubectl: Kubectl, webhook: None, namespace: str) -> None:

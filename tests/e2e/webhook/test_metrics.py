@@ -15,13 +15,12 @@ from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.webhook.applications import Applications
 from tests.fakes.prometheus import Prometheus, running
-from tests.unit.chart.test_monitoring import ALERTS, EXPRESSIONS, OF_OTHERS, named
+from tests.unit.chart.test_monitoring import ALERTS, EXPRESSIONS, OF_OTHERS, OF_TARGETS, named
 
-_PORTS: Final = ("metrics", "prov-metrics", "healthz")
+_PORTS: Final = ("metrics", "prov-metrics", "healthz", "reg-metrics")
 _PART: Final = "app.kubernetes.io/component"
 _SELECTED: Final = re.compile(r"(oneagent_\w+)\{([^}]*)\}")
 _GROUPED: Final = re.compile(r"by \(([^)]*)\)")
-_OF_TARGETS: Final = {"pod", "container", "le"}
 _SELDOM: Final = {
     # A series of these begins with what it counts: trouble, downloads for pods without CSI, and a breaker that opens.
     "oneagent_operator_package_downloads_total",
@@ -70,7 +69,7 @@ def asked() -> set[tuple[str, str]]:
             found |= {(metric, label) for label in re.findall(r"(\w+)\s*[=!]", selectors)}
         for labels in _GROUPED.findall(expression):
             found |= {(metric, label.strip()) for metric in metrics for label in labels.split(",")}
-    return {(metric, label) for metric, label in found if label not in _OF_TARGETS}
+    return {(metric, label) for metric, label in found if label not in OF_TARGETS}
 
 
 def test_alerts_and_dashboard_ask_for_what_the_running_parts_serve(prometheus: Prometheus, wait_for: WaitFor) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from oneagent.common.injection import contract, pod_annotations
+from oneagent.common.agents import oneagent
+from oneagent.common.injection import contract, pod_annotations, volume_attributes
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
@@ -30,12 +30,12 @@ def add_proxy(pod: dict[str, Any]) -> Sequence[dict[str, Any]]:
     return proxy, {"op": "add", "path": "/spec/initContainers/0", "value": first}
 
 
-def drop_init_container(pod: dict[str, Any]) -> Sequence[dict[str, Any]]:
-    """Change a pod like a policy against unknown init containers, in every call."""
-    names = [container["name"] for container in pod["spec"].get("initContainers") or ()]
-    if contract.INIT_CONTAINER not in names:
+def drop_volume(pod: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    """Change a pod like a policy against volumes of unknown drivers, in every call."""
+    names = [volume["name"] for volume in pod["spec"].get("volumes") or ()]
+    if contract.BIN_VOLUME not in names:
         return ()
-    return ({"op": "remove", "path": f"/spec/initContainers/{names.index(contract.INIT_CONTAINER)}"},)
+    return ({"op": "remove", "path": f"/spec/volumes/{names.index(contract.BIN_VOLUME)}"},)
 
 
 def move_sidecar(pod: dict[str, Any]) -> Sequence[dict[str, Any]]:
@@ -99,19 +99,18 @@ def test_what_it_adds_is_monitored_too_and_nothing_comes_twice(
         "shop": True,
         "proxy": True,
     }
-    assert Counter(init_containers(found)) == Counter(["mesh-init", contract.INIT_CONTAINER])
-    (ours,) = (one for one in found["spec"]["initContainers"] if one["name"] == contract.INIT_CONTAINER)
-    names = [variable["name"] for variable in ours["env"]]
-    assert len(names) == len(set(names))
+    assert init_containers(found) == ["mesh-init"]
+    (ours,) = (one for one in found["spec"]["volumes"] if one["name"] == contract.BIN_VOLUME)
+    assert sorted(ours["csi"]["volumeAttributes"][volume_attributes.CONTAINERS].split(",")) == ["proxy", "shop"]
     for container in found["spec"]["containers"]:
         assert len({mount["mountPath"] for mount in container["volumeMounts"]}) == len(container["volumeMounts"])
         assert [variable["name"] for variable in container["env"]].count("LD_PRELOAD") == 1
         assert f"containerName {container['name']}" in applications.read(
-            found, contract.CONTAINER_CONF_PATH, container["name"]
+            found, oneagent.CONTAINER_CONF_PATH, container["name"]
         )
 
 
-def test_an_injection_whose_init_container_is_dropped_is_taken_out_as_a_whole(
+def test_an_injection_whose_volume_is_dropped_is_taken_out_as_a_whole(
     applications: Applications, kubectl: Kubectl, monitored: str, wait_for: WaitFor
 ) -> None:
     numbers = itertools.count()
@@ -120,30 +119,31 @@ def test_an_injection_whose_init_container_is_dropped_is_taken_out_as_a_whole(
         """Create a pod until the API server uses the new configuration, which takes a moment."""
         pod = manifests.application(f"dropped-{next(numbers)}", monitored)
         found = applications.started(pod)
-        return {} if contract.INIT_CONTAINER in init_containers(found) else found
+        return {} if contract.BIN_VOLUME in str(found["spec"]) else found
 
-    with serving("then-policy", drop_init_container, kubectl, monitored):
+    with serving("then-policy", drop_volume, kubectl, monitored):
         found = wait_for(dropped, "the policy is asked")
     annotations = found["metadata"]["annotations"]
     assert untouched(found)
-    assert contract.SHARE_VOLUME not in str(found["spec"])
     assert annotations[pod_annotations.AGENT_INJECTED] == "false"
     assert annotations[pod_annotations.REASON] == "InjectionIncomplete"
 
 
-def test_a_sidecar_that_is_moved_before_ours_waits_for_nothing_of_ours(
+def test_a_sidecar_that_is_moved_to_the_front_is_monitored(
     applications: Applications, kubectl: Kubectl, monitored: str, wait_for: WaitFor
 ) -> None:
     numbers = itertools.count()
 
     def moved() -> Pod:
         pod = manifests.application(f"moved-{next(numbers)}", monitored)
-        pod["spec"]["initContainers"] = [manifests.container("proxy", restartPolicy="Always")]
+        pod["spec"]["initContainers"] = [
+            manifests.container("prepare", "true"),
+            manifests.container("proxy", restartPolicy="Always"),
+        ]
         found = applications.started(pod)
-        return found if init_containers(found) == ["proxy", contract.INIT_CONTAINER] else {}
+        return found if init_containers(found) == ["proxy", "prepare"] else {}
 
     with serving("then-mesh", move_sidecar, kubectl, monitored):
         found = wait_for(moved, "the mesh is asked")
-    assert applications.monitored(found)
-    assert "LD_PRELOAD" not in str(found["spec"]["initContainers"][0])
-    assert "oneagent-" not in str(found["spec"]["initContainers"][0])
+    assert all(applications.monitored(found, container) for container in ("shop", "proxy"))
+    assert "containerName proxy" in applications.read(found, oneagent.CONTAINER_CONF_PATH, "proxy")

@@ -15,6 +15,7 @@ from tests.e2e import installation, manifests
 from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.webhook.applications import Applications, untouched
+from tests.e2e.webhook.kubectl_plugin import Plugin
 from tests.fakes.admission import Webhook
 
 CONFIGURATION: Final = ("mutatingwebhookconfiguration", "oneagent-webhook")
@@ -24,7 +25,7 @@ LONGEST_SECONDS: Final = TIMEOUT_SECONDS + 2
 
 
 @pytest.fixture
-def redirected(kubectl: Kubectl, webhook: None) -> Iterator[Any]:
+def redirected(kubectl: Kubectl, applications: Applications, wait_for: WaitFor) -> Iterator[Any]:
     """The API server is led to another webhook for pods, and back again after the test."""
     before = kubectl.json("get", *CONFIGURATION)["webhooks"]
 
@@ -40,6 +41,7 @@ def redirected(kubectl: Kubectl, webhook: None) -> Iterator[Any]:
     kubectl("patch", *CONFIGURATION, "--type=merge", "-p", json.dumps({"webhooks": before}))
     kubectl("-n", NAMESPACE, "scale", "deployment/oneagent-operator", "--replicas=1")
     kubectl("-n", NAMESPACE, "rollout", "status", "deployment/oneagent-operator", "--timeout=60s", timeout=70)
+    wait_for(applications.are_injected, "the API server is led to the webhook again")
 
 
 def created_unmonitored(applications: Applications, wait_for: WaitFor) -> float:
@@ -66,6 +68,7 @@ def test_pods_start_while_it_is_away(
     finally:
         kubectl("-n", NAMESPACE, "scale", "deployment/oneagent-webhook", "--replicas=2")
         kubectl("-n", NAMESPACE, "rollout", "status", "deployment/oneagent-webhook", "--timeout=60s", timeout=70)
+        wait_for(applications.are_injected, "the API server reaches the webhook")
 
 
 def test_pods_start_while_it_is_slow(applications: Applications, wait_for: WaitFor, redirected: Any) -> None:
@@ -83,7 +86,7 @@ def test_pods_start_while_its_certificate_has_expired(
 
 
 def test_without_a_driver_pods_go_through_unchanged_and_everyone_is_told(
-    kubectl: Kubectl, applications: Applications, wait_for: WaitFor, driver: installation.Installed
+    kubectl: Kubectl, applications: Applications, wait_for: WaitFor, driver: installation.Installed, plugin: Plugin
 ) -> None:
     """The driver's DaemonSet is gone; the CSIDriver, and with it the wish for views, is still there."""
     daemon_set = [one for one in installation.manifests("csi-driver.yaml") if one["kind"] == "DaemonSet"]
@@ -93,6 +96,12 @@ def test_without_a_driver_pods_go_through_unchanged_and_everyone_is_told(
         pod = applications.pods()[-1]
         assert pod["metadata"]["annotations"]["oneagent.dynatrace.com/reason"] == "DriverUnavailable"
         wait_for(lambda: "InjectionPaused" in events(kubectl), "an Event of the DynaKube says it")
+        gone = "the DaemonSet oneagent-csi-driver is not: new pods start without their agent"
+        for found in (plugin.json("status")["problems"], plugin.findings()):
+            assert [one["check"] for one in found if gone in one["sentence"]] == ["Driver"], found
+        verdict = plugin.why(f"{applications.namespace}/{pod['metadata']['name']}")["verdict"]
+        assert verdict["reason"] == "DriverUnavailable"
+        assert verdict["remedy"].startswith("kubectl oneagent status has the driver's problem; then restart")
     finally:
         kubectl.apply(*daemon_set)
         wait_for(driver.ready, "the driver is back", within=90)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -33,6 +34,12 @@ def mode(name: str, **own: Any) -> Manifest:
 def in_namespace(name: str) -> Manifest:
     made = dynakube({})
     return {**made, "metadata": {**made["metadata"], "namespace": name}}
+
+
+def secret(name: str, **texts: str) -> Manifest:
+    metadata = {"name": name, "namespace": NAMESPACE}
+    data = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
 
 
 def said(kubectl: Kubectl, manifest: Manifest) -> str:
@@ -87,6 +94,26 @@ def test_the_author_is_told(webhook: None, kubectl: Kubectl, manifest: Manifest,
 def test_all_that_is_wrong_is_said_at_once(webhook: None, kubectl: Kubectl) -> None:
     wrong = dynakube({"apiUrl": "", "oneAgent": {"hostMonitoring": {"version": "1"}, "classicFullStack": {}}})
     assert "3 error(s) found in the Dynakube\n1. The DynaKube's specification is missing" in said(kubectl, wrong)
+
+
+def test_the_secrets_of_proxy_and_tokens_are_judged_and_never_shown(
+    webhook: None, kubectl: Kubectl, apply: Apply
+) -> None:
+    proxied = dynakube({"proxy": {"valueFrom": "tried-proxy"}})
+    missing = said(kubectl, proxied)
+    assert "Warning: spec.proxy.valueFrom is 'tried-proxy': this Secret does not exist yet" in missing
+    assert "error(s) found" not in missing
+    apply(secret("tried-proxy", url="http://me:geheim@proxy:3128"), secret("tried", paasToken="geheim"))
+    found = said(kubectl, proxied)
+    assert "1. spec.proxy.valueFrom is 'tried-proxy': this Secret has nothing at the key proxy" in found
+    assert "Warning: The Secret 'tried' has paasToken" in found
+    for url, fault in (("proxy:3128", "has no URL of a proxy"), ("http://me:geheim%2C@proxy", "has a password that")):
+        apply(secret("tried-proxy", proxy=url))
+        assert f"1. spec.proxy.valueFrom is 'tried-proxy': this Secret {fault}" in said(kubectl, proxied)
+    apply(secret("tried-proxy", proxy="http://me:geheim@proxy:3128"), secret("tried", apiToken="geheim"))
+    assert said(kubectl, proxied) == ""
+    logs = kubectl("-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/component=webhook", "--tail=-1")
+    assert "geheim" not in found + logs
 
 
 def test_another_dynakubes_nodes_and_namespaces_are_taken(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from oneagent.common.agents import oneagent
 from oneagent.common.injection import contract
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import installation, manifests
@@ -51,11 +52,12 @@ def test_the_first_process_has_the_agent_from_the_operator(
     assert applications.monitored(pod)
     (volume,) = (one for one in pod["spec"]["volumes"] if one["name"] == contract.BIN_VOLUME)
     assert "emptyDir" in volume
+    assert not pod["spec"].get("imagePullSecrets")
     assert applications.enrichment(pod)["k8s.pod.uid"] == pod["metadata"]["uid"]
-    log = f"{contract.INSTALL_PATH}/agent/log/shop.log"
+    log = f"{oneagent.INSTALL_PATH}/agent/log/shop.log"
     applications.kubectl("exec", "app", "--", "sh", "-c", f"id -u > {log}")
     assert applications.read(pod, log) == "10001\n"
-    assert plugin.why(f"{prepared}/app")["verdict"]["reason"] == "Installed"
+    assert plugin.why(f"{prepared}/app")["verdict"]["reason"] == "Monitored"
 
 
 def test_no_api_token_is_in_the_namespace_or_the_pod(

@@ -151,9 +151,8 @@ class TestAnImageThatIsNotSigned:
         with at_work(tmp_path, source, plain) as p:
             p.wait_until(lambda: f"{digest} is not signed: " in p.condition(), what=p.condition)
             assert (p.store.versions(), list(p.data.tmp.iterdir()), served(p)) == ([], [], "")
-            p.wait_until(lambda: source.events)
-            assert source.events[0][:3] == ("demo", "Warning", "RefusedAgentImage")
-            assert source.events[0][3] == p.condition()
+            p.wait_until(lambda: source.states()[-1:] == ["refused"])
+            assert source.reports[-1].dynakubes[0].message == p.condition()[:300]
             assert not [path for _, path, _ in plain.requests() if "/blobs/sha256" in path and "GET" in path]
             sign(plain, digest, OURS)
             p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)

@@ -141,7 +141,7 @@ def test_metrics_may_have_an_address_of_their_own(driver: IdentityDriver, start:
 
 
 def test_two_ports_for_health_are_one_too_many(start: Start) -> None:
-    assert start("--health-port=9809", "--http-endpoint=127.0.0.1:9810").ended() == 1
+    assert start("--health-port=9809", "--http-endpoint=127.0.0.1:9810").ended() == 2
 
 
 # on purpose unlike the Go program of that name

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import parser
 
+from oneagent.common import distribution
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2_grpc as registration_grpc
 from oneagent.sidecars import csi_client
@@ -179,12 +181,27 @@ def test_healthz_says_ok(driver: IdentityDriver, start: Start, port: int) -> Non
     programs.until(lambda: ports.get(port) == (200, "ok"))
 
 
+def test_its_version_and_process_are_metrics(driver: IdentityDriver, start: Start, port: int) -> None:
+    driver.start()
+    program = start(f"--http-endpoint=127.0.0.1:{port}")
+    programs.until(lambda: ports.get(port) == (200, "ok"))
+    code, page = ports.get(port, "/metrics")
+    values = {
+        sample.name: sample for family in parser.text_string_to_metric_families(page) for sample in family.samples
+    }
+    assert code == 200
+    assert values["oneagent_build_info"].labels == {"component": "registrar", "version": distribution.version()}
+    statm = Path(f"/proc/{program.process.pid}/statm").read_text().split()
+    resident = int(statm[1]) * os.sysconf("SC_PAGE_SIZE")
+    assert values["process_resident_memory_bytes"].value == pytest.approx(resident, rel=0.1)
+
+
 def test_the_deprecated_probe_mode_ends_with_0(start: Start) -> None:
     assert start("--mode=kubelet-registration-probe").ended() == 0
 
 
 def test_two_ports_for_health_are_one_too_many(start: Start) -> None:
-    assert start("--health-port=9809", "--http-endpoint=127.0.0.1:9810").ended() == 1
+    assert start("--health-port=9809", "--http-endpoint=127.0.0.1:9810").ended() == 2
 
 
 # on purpose unlike the Go program of that name

@@ -20,7 +20,27 @@ from oneagent.webhook import main as webhook
 
 PARTS: Final = ("csi-driver", "operator", "webhook")
 ROOT: Final = Path(__file__).parents[3]
-_FREE: Final = ("affinity", "nodeSelector", "podLabels", "podAnnotations", "seLinuxOptions", "labels", "issuerRef")
+_REFUSED: Final = {"imagePullSecrets", "networkPolicies", "podMonitors", "prometheusRules", "serviceMonitors"}
+"""Likely mistakes, which the schema lets pass so that the chart can refuse them and tell its own name."""
+_FREE: Final = (
+    "commonLabels",
+    "commonAnnotations",
+    "affinity",
+    "nodeSelector",
+    "podLabels",
+    "podAnnotations",
+    "seLinuxOptions",
+    "podSecurityContext",
+    "securityContext",
+    "livenessProbe",
+    "readinessProbe",
+    "updateStrategy",
+    "namespaceSelector",
+    "annotations",
+    "labels",
+    "issuerRef",
+    "alerts",
+)
 """Mappings of Kubernetes, or of the cluster's owner: what is in them is not listed."""
 
 
@@ -63,7 +83,8 @@ def test_a_change_of_a_manifest_shows_in_its_digest() -> None:
 def test_the_whole_is_its_parts_and_network_policies() -> None:
     whole = shipped("kubernetes")
     (crd,) = shipped("crd").values()
-    crd["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+    (labels,) = {key: one["metadata"]["labels"] for key, one in whole.items() if key[0] == crd["kind"]}.values()
+    crd["metadata"] |= {"annotations": {"helm.sh/resource-policy": "keep"}, "labels": labels}
     parts = [crd, *shipped("namespace").values()]
     for part in PARTS:
         parts += shipped(part).values()
@@ -71,6 +92,12 @@ def test_the_whole_is_its_parts_and_network_policies() -> None:
     assert [name for _, _, name in policies] == ["oneagent-operator", "oneagent-webhook", "oneagent-csi-driver"]
     left = {key: manifest for key, manifest in whole.items() if key not in policies}
     assert sorted(left.values(), key=str) == sorted(parts, key=str)
+
+
+def test_what_is_not_installed_by_helm_does_not_say_that_it_is() -> None:
+    text = (generate.CRD.parent / "kubernetes.yaml").read_text()
+    assert "helm.sh/chart" not in text
+    assert "managed-by" not in text
 
 
 def test_openshift_has_a_role_a_label_of_selinux_and_a_namespace_that_is_left_alone_besides() -> None:
@@ -85,7 +112,8 @@ def test_openshift_has_a_role_a_label_of_selinux_and_a_namespace_that_is_left_al
 def test_every_port_of_a_pod_is_let_in_and_no_other() -> None:
     policies = [manifest for key, manifest in shipped("kubernetes").items() if key[0] == "NetworkPolicy"]
     for pod in pods("kubernetes"):
-        (policy,) = (p for p in policies if p["spec"]["podSelector"]["matchLabels"] == pod["metadata"]["labels"])
+        labels = pod["metadata"]["labels"].items()
+        (policy,) = (p for p in policies if p["spec"]["podSelector"]["matchLabels"].items() <= labels)
         served = {port["containerPort"] for each in pod["spec"]["containers"] for port in each.get("ports", ())}
         assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == served
 
@@ -108,7 +136,7 @@ def test_every_command_takes_the_arguments_that_it_is_given(monkeypatch: pytest.
 
 
 def test_the_chart_has_the_version_of_the_package() -> None:
-    chart = yaml.safe_load((generate.CHART / "Chart.yaml").read_text())
+    chart = yaml.load((generate.CHART / "Chart.yaml").read_text(), yaml.CSafeLoader)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert chart["version"] == chart["appVersion"] == project["version"]
     assert chart["name"] == project["name"]
@@ -116,17 +144,18 @@ def test_the_chart_has_the_version_of_the_package() -> None:
 
 def test_the_schema_knows_every_value_and_no_other() -> None:
     schema = json.loads((generate.CHART / "values.schema.json").read_text())
-    values = yaml.safe_load((generate.CHART / "values.yaml").read_text())
+    values = yaml.load((generate.CHART / "values.yaml").read_text(), yaml.CSafeLoader)
 
     def described(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         for name, inner in node["properties"].items():
             if "properties" in inner and name not in (*_FREE, "flags"):
-                assert inner["additionalProperties"] is False
+                # What else a chart of charts has there is none of ours.
+                assert name == "global" or inner["additionalProperties"] is False
                 yield from described(inner, (*path, name))
             else:
                 yield *path, name
 
-    assert set(described(schema)) == {("global",), *leaves(values)}
+    assert set(described(schema)) == {*((name,) for name in _REFUSED), *leaves(values)}
 
 
 def test_the_server_sees_the_nodes_processes_where_its_variable_says_and_nobody_else_does() -> None:

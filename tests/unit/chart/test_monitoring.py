@@ -20,14 +20,16 @@ ALERTS: Final = generate.CHART / "files" / "alerts.yaml"
 DASHBOARD: Final = generate.CHART / "files" / "dashboard.json"
 CASES: Final = Path(__file__).with_name("alerts_test.yaml")
 RULES: Final[list[dict[str, Any]]] = [
-    rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
+    rule for group in yaml.load(ALERTS.read_text(), yaml.CSafeLoader)["groups"] for rule in group["rules"]
 ]
+OF_TARGETS: Final = {"cluster", "namespace", "node", "pod", "container", "le"}
+"""Labels of every series, by the chart's monitors and by Prometheus itself."""
 OF_OTHERS: Final = {"apiserver_admission_webhook_fail_open_count", "up"}
 _NO_METRICS: Final = re.compile(
     r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\b(?:\w+ )?(?:by|without) \([^)]*\)|\boffset \w+|\w+(?= ?\()'
 )
 _WORDS: Final = {"and", "or", "unless"}
-_ON: Final = {"podMonitors": {"enabled": True}, "prometheusRules": {"enabled": True, "labels": {"release": "main"}}}
+_ON: Final = {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True, "labels": {"release": "main"}}}
 
 
 def panels() -> list[dict[str, Any]]:
@@ -37,6 +39,11 @@ def panels() -> list[dict[str, Any]]:
 def questions() -> list[str]:
     """The dashboard's expressions."""
     return [target["expr"] for panel in panels() for target in panel["targets"]]
+
+
+def concrete(question: str) -> str:
+    """An expression as Grafana sends it while everything is chosen."""
+    return re.sub(r"\$\w+", ".*", question.replace("$__rate_interval", "5m"))
 
 
 EXPRESSIONS: Final = [*(rule["expr"] for rule in RULES), *questions()]
@@ -80,8 +87,10 @@ def test_labels_that_are_asked_for_are_those_of_the_metric(expression: str) -> N
     pages = (ROOT / "docs/metrics.md").read_text() + (ROOT / "docs/packages.md").read_text()
     for metric, selectors in re.findall(r"(oneagent_\w+)\{([^}]*)\}", expression):
         family = re.sub(r"_(bucket|count|sum)$", "", metric)
-        (labels,) = re.findall(rf"^\| `{family}` \|[^|]*\|([^|]*)\|", pages, re.MULTILINE)
-        assert set(re.findall(r"(\w+)\s*[=!]", selectors)) <= set(re.findall(r"`(\w+)`", labels))
+        # Two processes may have a metric of the same name.
+        (labels,) = set(re.findall(rf"^\| `{family}` \|[^|]*\|([^|]*)\|", pages, re.MULTILINE))
+        own = set(re.findall(r"(\w+)\s*[=!]", selectors)) - OF_TARGETS
+        assert own <= set(re.findall(r"`(\w+)`", labels))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
@@ -109,7 +118,7 @@ def test_alerts_fire_when_they_should_and_not_before() -> None:
 
 
 def test_prometheus_takes_the_alerts_and_the_questions_of_the_dashboard(tmp_path: Path) -> None:
-    asked = [question.replace("$__rate_interval", "5m") for question in questions()]
+    asked = [concrete(question) for question in questions()]
     records = [{"record": f"asked:{number}", "expr": expression} for number, expression in enumerate(asked)]
     file = tmp_path / "questions.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": records}]}))
@@ -129,27 +138,106 @@ def test_the_dashboards_panels_have_places_of_their_own_and_explain_themselves()
         assert panel["description"], panel["title"]
 
 
+@pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
+def test_a_panel_shows_what_was_chosen_above_it(panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        for metric, selectors in re.findall(r"((?:oneagent|process)_\w+)(\{[^}]*\})?", target["expr"]):
+            assert 'cluster=~"$cluster", namespace=~"$namespace"' in selectors
+            of_a_node = metric.startswith(("oneagent_csi_", "process_"))
+            assert ('node=~"$node"' in selectors) == of_a_node
+
+
+@pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
+def test_a_legend_names_labels_that_the_panel_keeps(panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        kept = {
+            label.strip() for labels in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in labels.split(",")
+        }
+        assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= kept
+        assert "pod" not in kept, "a node is told by its name, not by that of the driver's pod"
+
+
+def test_the_dashboard_has_variables_for_cluster_namespace_node_and_dynakube() -> None:
+    variables = {each["name"]: each for each in json.loads(DASHBOARD.read_text())["templating"]["list"]}
+    assert list(variables) == ["datasource", "cluster", "namespace", "node", "dynakube"]
+    used = set(re.findall(r"\$(\w+)", " ".join(questions()))) - {"__rate_interval"}
+    assert used == variables.keys() - {"datasource"}
+    for name in used:
+        # Of a Prometheus without such a label, too, everything is shown.
+        assert (variables[name]["includeAll"], variables[name]["allValue"]) == (True, ".*")
+        (metric,) = re.findall(r"oneagent_\w+", variables[name]["query"]["query"])
+        assert metric in series()
+
+
 def test_neither_alerts_nor_dashboard_come_unasked() -> None:
     assert helm({}) == {}
 
 
 def test_the_chart_brings_the_alerts_as_they_are() -> None:
     rule = helm(_ON)["PrometheusRule"]
-    assert rule["spec"] == yaml.safe_load(ALERTS.read_text())
-    assert rule["metadata"]["labels"] == {"release": "main"}
+    assert rule["spec"] == yaml.load(ALERTS.read_text(), yaml.CSafeLoader)
+    assert rule["metadata"]["labels"]["release"] == "main"
+
+
+def alerts(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the chart makes of the alerts with these values, by name."""
+    spec = helm({**_ON, "prometheusRule": {"enabled": True, **values}})["PrometheusRule"]["spec"]
+    return {rule["alert"]: rule for group in spec["groups"] for rule in group["rules"]}
+
+
+def test_an_alert_can_be_switched_off_and_a_group_without_alerts_goes() -> None:
+    group = yaml.load(ALERTS.read_text(), yaml.CSafeLoader)["groups"][0]
+    off = {rule["alert"]: {"enabled": False} for rule in group["rules"]}
+    spec = helm({**_ON, "prometheusRule": {"enabled": True, "alerts": off}})["PrometheusRule"]["spec"]
+    assert group["name"] not in {each["name"] for each in spec["groups"]}
+    assert set(alerts({"alerts": off})) == {rule["alert"] for rule in RULES} - off.keys()
+
+
+def test_thresholds_durations_and_severities_can_be_chosen() -> None:
+    chosen = {"threshold": 0.25, "for": "2h", "severity": "critical"}
+    found = alerts({"alerts": {"OneAgentCoverageLow": chosen}})
+    rule = found.pop("OneAgentCoverageLow")
+    assert rule["expr"].endswith(" < 0.25")
+    assert (rule["for"], rule["labels"]["severity"]) == ("2h", "critical")
+    assert found == {each["alert"]: each for each in RULES if each["alert"] != "OneAgentCoverageLow"}
+
+
+def test_a_threshold_takes_the_place_of_the_number_that_an_expression_ends_with(tmp_path: Path) -> None:
+    schema = json.loads((generate.CHART / "values.schema.json").read_text())
+    known = schema["properties"]["prometheusRule"]["properties"]["alerts"]["properties"]
+    assert known.keys() == {rule["alert"] for rule in RULES}
+    variable = [name for name, allowed in known.items() if allowed["$ref"] == "#/definitions/alert"]
+    found = alerts({"alerts": {name: {"threshold": 4321} for name in variable}})
+    for rule in RULES:
+        if rule["alert"] in variable:
+            before = re.split(r"(?<=[<>] )(?=[^<>]*$)", rule["expr"].strip())[0]
+            assert found[rule["alert"]]["expr"].strip() == f"{before}4321"
+        else:
+            assert found[rule["alert"]] == rule
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "chosen", "rules": list(found.values())}]}))
+    done = promtool("check", "rules", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alerts_have_the_address_of_their_runbook_where_the_documentation_has_one() -> None:
+    assert not [rule for rule in alerts({}).values() if "runbook_url" in rule["annotations"]]
+    for rule in alerts({"runbookUrlPrefix": "https://git.example.com/blob/main/"}).values():
+        runbook = rule["annotations"]["runbook"]
+        assert rule["annotations"]["runbook_url"] == f"https://git.example.com/blob/main/{runbook}"
 
 
 def test_the_chart_brings_the_dashboard_as_it_is() -> None:
     manifest = helm({"dashboard": {"enabled": True}})["ConfigMap"]
     assert json.loads(manifest["data"]["oneagent-csi.json"]) == json.loads(DASHBOARD.read_text())
-    assert manifest["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    assert manifest["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
 def test_alerts_come_with_monitors_of_services_too() -> None:
-    assert "PrometheusRule" in helm({"serviceMonitors": {"enabled": True}, "prometheusRules": {"enabled": True}})
+    assert "PrometheusRule" in helm({"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}})
 
 
 def test_alerts_about_what_nobody_reads_are_refused() -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
-        helm({"prometheusRules": {"enabled": True}})
-    assert "Set podMonitors.enabled to true" in caught.value.stderr
+        helm({"prometheusRule": {"enabled": True}})
+    assert "prometheusRule.enabled requires a monitor" in caught.value.stderr

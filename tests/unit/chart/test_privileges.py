@@ -119,7 +119,7 @@ def test_no_role_gives_more_of_itself(grants: frozenset[rbac.Grant]) -> None:
     """Nor what is as good: programs in pods, tokens, certificates, the way around the API server."""
     assert not {grant.verb for grant in grants} & {"escalate", "bind", "impersonate", "approve", "sign"}
     subresources = {grant.resource for grant in grants if "/" in grant.resource}
-    assert subresources == {"dynakubes/status", "dynakubes/finalizers", "customresourcedefinitions/status"}
+    assert subresources == {"dynakubes/status", "customresourcedefinitions/status"}
     assert not {grant.resource for grant in grants} & {"serviceaccounts", "certificatesigningrequests"}
     roles = {grant for grant in grants if grant.group == "rbac.authorization.k8s.io"}
     assert {(_account(grant), grant.verb, grant.resource, grant.namespace, grant.name) for grant in roles} == {
@@ -138,20 +138,22 @@ def test_host_agents_have_no_rights(grants: frozenset[rbac.Grant]) -> None:
 
 
 def test_secrets_are_read_by_who_needs_them(grants: frozenset[rbac.Grant]) -> None:
-    own, injection, certificates = "dynatrace", "oneagent-injection", "oneagent-webhook-certs"
+    own, certificates = "dynatrace", "oneagent-webhook-certs"
+    injection, pull = "oneagent-injection", "oneagent-image-pull"
     assert {
         (_account(grant), grant.verb, grant.namespace, grant.name) for grant in grants if grant.resource == "secrets"
     } == {
         ("oneagent-webhook", "list", own, certificates),
         ("oneagent-webhook", "watch", own, certificates),
+        # Those that DynaKubes name, by users' names.
+        ("oneagent-webhook", "get", own, ""),
         *(
             ("oneagent-operator", verb, own, "")
             for verb in ("get", "list", "watch", "create", "update", "patch", "delete")
         ),
-        # A policy holds it to the name.
+        # A policy holds it to the names.
         ("oneagent-operator", "create", "", ""),
-        ("oneagent-operator", "patch", "", injection),
-        ("oneagent-operator", "delete", "", injection),
+        *(("oneagent-operator", verb, "", name) for verb in ("patch", "delete") for name in (injection, pull)),
     }
 
 

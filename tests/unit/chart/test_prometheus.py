@@ -13,7 +13,7 @@ import pytest
 
 from oneagent.csi_driver.server.metrics import ServerMetrics
 from tests.fakes.prometheus import Prometheus, running
-from tests.unit.chart.test_monitoring import ALERTS, RULES, questions
+from tests.unit.chart.test_monitoring import ALERTS, RULES, concrete, questions
 from tests.unit.common.oci.registries import REGISTRIES
 
 PATIENCE_SECONDS: Final = 20.0
@@ -45,7 +45,7 @@ def targets(server: ServerMetrics) -> Iterator[list[dict[str, Any]]]:
             stack.callback(http.server_close)
             stack.callback(http.shutdown)
             part = name if name in ("operator", "webhook") else "csi-driver"
-            labels = {"job": f"dynatrace/oneagent-{part}", "pod": f"{part}-1", "container": name}
+            labels = {"job": f"dynatrace/oneagent-{part}", "pod": f"{part}-1", "container": name, "node": "node-1"}
             found.append({"targets": [f"127.0.0.1:{http.server_port}"], "labels": labels})
         yield found
 
@@ -65,6 +65,6 @@ def test_an_empty_view_on_a_node_becomes_an_alert_that_names_it(prometheus: Prom
     eventually(lambda: prometheus.values("sum(up)") == [float(len(REGISTRIES))])
     assert not prometheus.firing("OneAgentPartDown")
     for question in questions():
-        prometheus.get("/api/v1/query", query=question.replace("$__rate_interval", "1m"))
+        prometheus.get("/api/v1/query", query=concrete(question))
     eventually(lambda: all(rule["health"] != "unknown" for rule in prometheus.all_rules()))
     assert {rule["name"]: rule["health"] for rule in prometheus.all_rules()} == {rule["alert"]: "ok" for rule in RULES}

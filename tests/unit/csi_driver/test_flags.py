@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+import logging
+import sys
 
 import pytest
 from hypothesis import given
@@ -155,4 +158,58 @@ def test_the_help_names_every_flag_with_its_variable_and_default(capsys: pytest.
     shown = " ".join(capsys.readouterr().out.split())
     for field in main.Config.__dataclass_fields__:
         assert f"--{field.replace('_', '-').removesuffix('-seconds')}" in shown
-    assert "(default 60s, or $ONEAGENT_PUBLISH_WAIT)" in shown
+    assert "(default 1m, or $ONEAGENT_PUBLISH_WAIT)" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.5, "500ms"), (30, "30s"), (60, "1m"), (90, "90s"), (300, "5m"), (86400, "24h"), (2592000, "720h")],
+)
+def test_a_default_is_shown_as_it_may_be_typed(seconds: float, text: str) -> None:
+    assert durations.render(seconds) == text
+    assert durations.parse(text) == seconds
+
+
+@given(st.integers(0, 10**7))
+def test_every_duration_may_be_typed_as_it_is_shown(milliseconds: int) -> None:
+    assert durations.parse(durations.render(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
+
+
+def test_a_size_is_shown_as_it_may_be_typed_and_each_flag_names_what_it_takes() -> None:
+    parser = flags.create_parser("program", "does it")
+    flags.adder(parser)("budget", 4 << 30, "most", parse=flags.size)
+    flags.adder(parser)("wait", 60.0, "time", parse=flags.duration)
+    shown = " ".join(parser.format_help().split())
+    assert "--budget SIZE most (default 4Gi," in shown
+    assert "--wait DURATION time (default 1m," in shown
+
+
+@pytest.mark.parametrize("arguments", [["--nothing"], ["--log-format", "text", "--nothing"]])
+def test_a_daemon_reports_a_bad_command_line_in_its_log_and_ends_with_2(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["oneagent-csi-server", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    if len(arguments) == 1:
+        assert json.loads(line)["reason"] == "unrecognized arguments: --nothing"
+    else:
+        assert line.endswith("reason=unrecognized arguments: --nothing")
+
+
+def test_a_daemon_that_can_not_start_says_so_in_its_log(capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> int:
+        raise SystemExit("--data-dir: /x is unsafe")
+
+    logging.getLogger().handlers.clear()
+    assert flags.run_daemon(run) == 2
+    assert json.loads(capsys.readouterr().err)["reason"] == "--data-dir: /x is unsafe"
+
+
+def test_every_program_has_its_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.parse(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("oneagent-csi-server ")

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from oneagent.common.dynakube.api import conversion
 from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.webhook import admission, validation
+from oneagent.webhook.validation import injections
 from tests.e2e.story import documented_commands
 from tests.unit.common.oci.registries import REGISTRIES, counted
 
@@ -24,13 +25,18 @@ README = (ROOT / "README.md").read_text()
 CODE = re.compile(r"^```\w*\n.*?^```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 FLAGS_OF_OTHERS = {
     "--build-arg",
+    "--certificate-identity",
+    "--certificate-oidc-issuer",
     "--flag",
     "--logtostderr",
     "--register-with-taints",
+    "--require",
     "--set",
+    "--take-ownership",
     "--target",
     "--v",
     "--values",
+    "--watch-progress-notify-interval",
 }
 PARSERS = generate.parsers()
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -41,11 +47,11 @@ def code(page: Path) -> str:
     return "\n".join(CODE.findall(page.read_text()))
 
 
-def dynakubes(page: Path) -> list[dict[str, Any]]:
-    """The DynaKubes that a page shows whole, for `kubectl apply` or as a file."""
-    shown = re.findall(r"^```yaml\n(.*?)^```|<<EOF\n(.*?)^EOF", page.read_text(), re.DOTALL | re.MULTILINE)
-    found = [manifest for file, stdin in shown for manifest in yaml.safe_load_all(file or stdin)]
-    return [manifest for manifest in found if isinstance(manifest, dict) and manifest.get("kind") == "DynaKube"]
+def objects_shown(page: Path, kind: str = "DynaKube") -> list[dict[str, Any]]:
+    """The objects of a kind that a page shows whole, for `kubectl apply` or as a file."""
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```|<<EOF\n(.*?)^EOF", page.read_text(), re.DOTALL | re.MULTILINE)
+    found = [manifest for file, stdin in blocks for manifest in yaml.load_all(file or stdin, yaml.CSafeLoader)]
+    return [manifest for manifest in found if isinstance(manifest, dict) and manifest.get("kind") == kind]
 
 
 def test_the_tables_of_flags_are_current() -> None:
@@ -118,6 +124,7 @@ def test_the_figures_of_the_readme_are_those_of_the_measurements() -> None:
 
 def test_the_page_of_the_chart_is_current() -> None:
     assert values.page() == values.PAGE.read_text(), "run: .venv/bin/python docs/values.py"
+    assert values.readme() == values.README.read_text(), "run: .venv/bin/python docs/values.py"
 
 
 def test_every_value_of_the_chart_has_a_meaning() -> None:
@@ -129,8 +136,8 @@ def test_every_value_of_the_chart_has_a_meaning() -> None:
 
 @each_page
 def test_values_of_the_chart_exist(page: Path) -> None:
-    chart = yaml.safe_load((values.CHART / "values.yaml").read_text())
-    for name in re.findall(rf"(?:`|--set )((?:{'|'.join(chart)})(?:\.[A-Za-z]+)+)(?=[`=\s])", page.read_text()):
+    chart = yaml.load((values.CHART / "values.yaml").read_text(), yaml.CSafeLoader)
+    for name in re.findall(rf"(?:`|--set )((?:{'|'.join(chart)})(?:\.[a-z][A-Za-z]*)+)(?=[`=\s])", page.read_text()):
         found = chart
         for key in name.split("."):
             assert key in found, name
@@ -150,13 +157,22 @@ def test_commands_and_files_exist(page: Path) -> None:
     assert set(re.findall(r"\bmake ([a-z][a-z0-9-]*)", shown)) <= {*targets}
     people = re.findall(r"(?<!install )(?<!upgrade )\boneagent-csi ([a-z]+)\b", shown)
     assert {f"oneagent-csi-{name}" for name in people} <= {*PARSERS}
-    for path in re.findall(r"(?<![\w./:-])((?:docs|deploy|tests|benchmarks)/[\w./-]*\w)", shown):
+    for path in re.findall(r"(?<![\w./:-])((?:docs|deploy(?!ment)|tests|benchmarks|examples)/[\w./-]*\w)", shown):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("name", ["docs/kind.md", "docs/opentelemetry.md", "docs/configuration.md"])
+def test_an_opentelemetryinjection_that_is_shown_is_taken_without_a_warning(name: str) -> None:
+    found = objects_shown(ROOT / name, "OpenTelemetryInjection")
+    assert found
+    for manifest in found:
+        cluster = validation.ClusterState(own_namespace="dynatrace")
+        assert injections.validate(manifest, None, cluster) == validation.ValidationResult()
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/install.md", "docs/air-gap.md"])
 def test_a_dynakube_that_is_shown_is_taken_without_a_warning(name: str) -> None:
-    found = dynakubes(ROOT / name)
+    found = objects_shown(ROOT / name)
     assert found
     for manifest in found:
         assert (
@@ -166,7 +182,7 @@ def test_a_dynakube_that_is_shown_is_taken_without_a_warning(name: str) -> None:
 
 
 def test_the_readme_installs_as_the_page_does() -> None:
-    assert dynakubes(ROOT / "README.md") == dynakubes(ROOT / "docs/install.md")[:1]
+    assert objects_shown(ROOT / "README.md") == objects_shown(ROOT / "docs/install.md")[:1]
     for command in re.findall(
         r"^(?:docker|helm|kubectl create|kubectl label namespace dynatrace) .*$", README, re.MULTILINE
     ):
@@ -175,8 +191,8 @@ def test_the_readme_installs_as_the_page_does() -> None:
 
 def test_the_first_dynakube_selects_the_same_namespaces_in_an_older_version() -> None:
     commands, older = documented_commands.blocks(documented_commands.INSTALL, "The first DynaKube")
-    newest = yaml.safe_load(commands.partition("<<EOF\n")[2].partition("\nEOF\n")[0])
-    converted = conversion.convert(yaml.safe_load(older), newest["apiVersion"])
+    newest = yaml.load(commands.partition("<<EOF\n")[2].partition("\nEOF\n")[0], yaml.CSafeLoader)
+    converted = conversion.convert(yaml.load(older, yaml.CSafeLoader), newest["apiVersion"])
     mode = newest["spec"]["oneAgent"]["applicationMonitoring"]
     assert converted["spec"]["oneAgent"]["applicationMonitoring"] == {**mode, "useCSIDriver": True}
     assert converted["spec"]["apiUrl"] == newest["spec"]["apiUrl"]

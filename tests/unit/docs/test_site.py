@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
+from tests.unit.docs import site as sites
 
-DOCS = Path(__file__).parents[3] / "docs"
 ELSEWHERE = re.compile(r"\s*(?:[a-z]+:)?//", re.IGNORECASE)
-
-
-def build(docs: Path, site: Path) -> subprocess.CompletedProcess[str]:
-    config = docs / "site" / "properdocs.yml"
-    command = [
-        *(sys.executable, "-m", "properdocs", "build", "--strict"),
-        f"--config-file={config}",
-        f"--site-dir={site}",
-    ]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    built = build(DOCS, folder)
-    assert built.returncode == 0, built.stderr
-    return folder
 
 
 class Page(HTMLParser):
@@ -75,12 +53,24 @@ def test_lists_and_tables_are_shown_as_such(site: Path) -> None:
         assert not [line for line in lines if re.match(r"(?:[-*|]|\d+\.|#+) |```", line)], path.name
 
 
-def test_what_leads_nowhere_is_an_error(tmp_path: Path) -> None:
-    docs = shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("__pycache__"))
-    with (docs / "metrics.md").open("a") as page:
+def test_code_is_highlighted_by_the_build(site: Path) -> None:
+    text = (site / "install.html").read_text()
+    assert '<span class="nt">apiVersion</span>' in text  # a key in YAML
+    assert '<span class="se">' in text  # the end of a shell's line
+
+
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
+    with (sites.copied(tmp_path) / "docs" / "metrics.md").open("a") as page:
         page.write("\n[a](missing.md) [b](install.md#no-such-heading) [c](#nor-this)\n")
-    (docs / "forgotten.md").write_text("# Not in the menu\n")
-    built = build(docs, tmp_path / "site")
+    built = sites.build(tmp_path)
     assert built.returncode != 0
-    for name in ("missing.md", "no-such-heading", "nor-this", "forgotten.md"):
-        assert name in built.stderr
+    printed = re.sub(r"\x1b\[[\d;]*m", "", built.stdout + built.stderr)
+    for name in ("missing.md", "no-such-heading", "nor-this"):
+        assert name in printed
+
+
+def test_the_menu_has_every_page_once() -> None:
+    """The build leaves a page that is not in it without a way there, and says nothing."""
+    menu = sites.CONFIG.read_text().partition("\nnav = [")[2].partition("\n]\n")[0]
+    pages = re.findall(r'"(\S+\.md)"', menu)
+    assert sorted(pages) == sorted(path.name for path in sites.DOCS.glob("*.md"))

@@ -46,3 +46,36 @@ def test_what_is_imported_and_was_not_copied_ends_the_build(tmp_path: Path) -> N
     done = compile_in(tmp_path, f"{tmp_path}=/usr/lib/python@{tmp_path}/layer")
     assert done.returncode == 1
     assert "work.py is imported, and root.py leaves it out" in done.stderr
+
+
+def test_docstrings_are_left_out_and_assertions_are_not(tmp_path: Path) -> None:
+    (tmp_path / "oneagent").mkdir()
+    (tmp_path / "oneagent/work.py").write_text(
+        '"""Module."""\nclass Thing:\n    """Class."""\ndef work(value):\n    """Function."""\n    assert value\n'
+        '    return "text"\nasync def wait():\n    "Coroutine."\n'
+    )
+    done = compile_in(tmp_path, f"{tmp_path}={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    compiled = next(tmp_path.rglob("work*.pyc")).read_bytes()
+    assert b"text" in compiled
+    assert not [word for word in (b"Module.", b"Class.", b"Function.", b"Coroutine.") if word in compiled]
+    program = (
+        "from oneagent import work; print(work.__doc__, work.Thing.__doc__, work.work.__doc__, work.wait.__doc__)\n"
+        "work.work(False)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.split() == ["None"] * 4
+    assert "AssertionError" in ran.stderr
+
+
+def test_a_folder_below_may_be_called_as_the_package_is(tmp_path: Path) -> None:
+    inner = tmp_path / "oneagent" / "agents" / "oneagent"
+    inner.mkdir(parents=True)
+    (inner / "layer.py").write_text("")
+    assert list(bytecode.modules(tmp_path)) == ["oneagent.agents.oneagent.layer"]

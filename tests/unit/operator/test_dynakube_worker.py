@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
+from oneagent.common.dynakube.tenant_config import CONDITION
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, reconcile_result, tenant_poller
@@ -31,11 +32,12 @@ class Cluster(Objects):
         self.written = asyncio.Condition()
         self.statuses: list[Mapping[str, Any]] = []
 
-    async def apply(self, resource: api.Resource, manifest: Mapping[str, Any], *, subresource: str) -> None:
+    async def apply(self, resource: api.Resource, obj: Mapping[str, Any], *, subresource: str = "") -> api.Object:
         async with self.written:
-            self.statuses.append(manifest["status"])
-            self.cache.dynakubes[NAME] = {**self.cache.dynakubes[NAME], "status": manifest["status"]}
+            self.statuses.append(obj["status"])
+            self.cache.dynakubes[NAME] = {**self.cache.dynakubes[NAME], "status": obj["status"]}
             self.written.notify_all()
+        return dict(obj)
 
     def conditions(self) -> dict[str, Mapping[str, Any]]:
         return {entry["type"]: entry for entry in self.statuses[-1]["conditions"]} if self.statuses else {}
@@ -116,3 +118,33 @@ async def _retry_reconciler() -> list[float]:
 
 def test_a_reconciler_that_fails_is_repeated_with_back_off() -> None:
     assert len(asyncio.run(_retry_reconciler())) >= 3
+
+
+class Marks(Reconciler):
+    condition = CONDITION
+
+    async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
+        return reconcile_result.pending("AnswersNotKnown", "the tenant has not been polled yet")
+
+    async def finalize(self, context: ReconcileContext) -> None:
+        """Nothing."""
+
+
+async def _mark_before_the_first_poll() -> Mapping[str, Mapping[str, Any]]:
+    cluster = Cluster(Cache())
+    subject = worker(cluster, Odd(0), Marks())
+    # Polls of the tenant wait: it has no place left.
+    assert subject._poller._slots.acquire("http://127.0.0.1:1/api") is not None
+    running = asyncio.create_task(subject.run())
+    async with asyncio.timeout(10), cluster.written:
+        await cluster.written.wait_for(lambda: CONDITION in cluster.conditions())
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return cluster.conditions()
+
+
+def test_nodes_are_told_at_once_that_the_operator_asks_and_other_conditions_of_an_earlier_one_stay() -> None:
+    shown = asyncio.run(_mark_before_the_first_poll())
+    assert shown[CONDITION]["status"] == "Unknown"
+    assert shown["Tokens"]["message"] == OLD_WORDS["message"]
+    assert "Odd" not in shown

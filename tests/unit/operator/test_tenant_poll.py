@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from oneagent.common import dynakube as dynakubes
+from oneagent.common.agents.opentelemetry import injection
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.tenant.poll import TenantState
@@ -38,9 +39,10 @@ class Cluster(Objects):
         super().__init__()
         self.looked = asyncio.Event()
 
-    async def apply(self, resource: api.Resource, manifest: Mapping[str, Any], *, subresource: str) -> None:
+    async def apply(self, resource: api.Resource, obj: Mapping[str, Any], *, subresource: str = "") -> api.Object:
         """The last that a worker does when it looks."""
         self.looked.set()
+        return dict(obj)
 
 
 @pytest.fixture
@@ -117,6 +119,38 @@ async def _step(tenant: Tenant) -> None:
         assert await poller.poll_if_due(kube) == 900.0
     elapsed[0] += 900.0
     assert await poller.poll_if_due(kube) is None
+
+
+def test_the_exporters_objects_are_news_for_nodes_only_with_another_content() -> None:
+    asyncio.run(_label())
+
+
+async def _label() -> None:
+    cluster, ended, elapsed = Cluster(), asyncio.Event(), [0.0]
+    spec = {"package": "file:///data/otel.zip", "exporter": {"headersSecret": "headers"}}
+    kube = dynakubes.from_object(injection.normalize({"metadata": METADATA, "spec": spec}))
+    poller = TenantPoller(
+        cast("api.Api", cluster), NAMESPACE, RateLimiter(), tenant_poller.create_slots(), Registries(), ended.set,
+        clock=lambda: elapsed[0],
+    )  # fmt: skip
+
+    async def digest_with(value: str, label: str) -> str:
+        """The digest after the next poll."""
+        metadata = {"name": "headers", "namespace": NAMESPACE, "labels": {"synced": label}}
+        cluster.put("Secret", {"metadata": metadata, "data": {"a": base64.b64encode(value.encode()).decode()}})
+        elapsed[0] += 1e6
+        assert await poller.poll_if_due(kube) is None
+        await ended.wait()
+        ended.clear()
+        await poller.poll_if_due(kube)
+        return poller.state.exporter_inputs
+
+    first = await digest_with("1", "a")
+    assert first
+    assert await digest_with("1", "b") == first
+    second = await digest_with("2", "b")
+    assert second != first
+    assert await digest_with("1", "a") not in (first, second)
 
 
 @pytest.mark.parametrize("asked", ["999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,10 +14,11 @@ from kubernetes.aio import client
 from oneagent.common.identifiers import DRIVER_NAME, DynaKubeName
 from oneagent.operator import api, cache
 from oneagent.operator.cache import Cache
+from oneagent.operator.host_agents import rollout
 from oneagent.operator.watches import AGENT_LABELS, Watches
 from tests.fakes import kube_api
 
-WATCHES = 9
+WATCHES = 11
 PATIENCE = 5.0
 
 
@@ -25,6 +27,7 @@ class Changes:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
+        self.restores = 0
         self.broken = ""
 
     def dynakube_changed(self, name: DynaKubeName) -> None:
@@ -37,6 +40,9 @@ class Changes:
         if name == self.broken:
             raise RuntimeError("a mistake of ours")
         self.seen.append((kind, name))
+
+    def cluster_restored(self) -> None:
+        self.restores += 1
 
 
 class World:
@@ -184,13 +190,83 @@ def test_a_node_that_only_reports_itself_is_no_change(kube: kube_api.KubeApi) ->
     run(kube, story)
 
 
-def test_a_taint_of_a_node_is_a_change(kube: kube_api.KubeApi) -> None:
-    kube.put("nodes", named("one", pool="a"))
+def written(*managers: tuple[str, str, str]) -> dict[str, Any]:
+    """A node with these writers, times and subresources."""
+    node = named("one", pool="a")
+    fields = [{"manager": who, "time": at, **({"subresource": what} if what else {})} for who, at, what in managers]
+    node["metadata"]["managedFields"] = fields
+    return node
+
+
+def test_a_change_of_a_nodes_spec_is_reported_and_kubelets_report_is_not(kube: kube_api.KubeApi) -> None:
+    first = ("kubelet", "2026-10-01T12:00:00Z", "")
+    kube.put("nodes", written(first, ("kubelet", "2026-10-01T12:00:00Z", "status")))
 
     async def story(world: World) -> None:
-        taint = {"key": "example.com/not-ready", "effect": "NoSchedule"}
-        kube.put("nodes", {**named("one", pool="a"), "spec": {"taints": [taint]}})
+        kube.put("nodes", written(first, ("kubelet", "2026-10-01T12:05:00Z", "status")))
+        await world.settle()
+        assert ("Node", "one") not in world.changes.seen
+        kube.put("nodes", written(first, ("kubectl-taint", "2026-10-01T12:06:00Z", "")))
         await world.until(lambda: ("Node", "one") in world.changes.seen)
+
+    run(kube, story)
+    requests = [*kube.seen("nodes"), *kube.seen("nodes", watch=True)]
+    assert all("as=PartialObjectMetadata" in request.headers["Accept"] for request in requests)
+
+
+def test_of_a_drivers_pod_only_what_decisions_need_is_kept(kube: kube_api.KubeApi) -> None:
+    labels = {"app.kubernetes.io/name": "oneagent-csi", "app.kubernetes.io/component": "csi-driver"}
+    ports = [{"name": "prov-metrics", "containerPort": 8090}]
+    spec = {"nodeName": "one", "containers": [{"name": "provisioner", "image": "x", "ports": ports}], "volumes": [{}]}
+    pod = {"metadata": {"name": "driver-x", "namespace": "dynatrace", "labels": labels}, "spec": spec}
+    kube.put("pods", {**pod, "status": {"podIP": "10.0.0.1", "phase": "Running"}})
+    kube.put("pods", {**pod, "metadata": {"name": "other", "namespace": "dynatrace"}})
+
+    async def story(world: World) -> None:
+        kept = {"nodeName": "one", "affinity": None, "containers": [{"ports": ports}]}
+        assert world.cache.driver_pods == {"driver-x": {"metadata": {}, "spec": kept, "status": {"podIP": "10.0.0.1"}}}
+        kube.delete("pods", "driver-x", "dynatrace")
+        await world.until(lambda: not world.cache.driver_pods)
+        assert ("DriverPod", "driver-x") in world.changes.seen
+
+    run(kube, story)
+
+
+def test_of_a_host_agents_pod_only_what_a_rollouts_progress_needs_is_kept(kube: kube_api.KubeApi) -> None:
+    early, late = "2026-01-01T12:00:00Z", "2026-01-01T12:09:00Z"
+    ended = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": late}}
+    pulling = {"waiting": {"reason": "ImagePullBackOff", "message": "back-off pulling image"}}
+    container = {"name": "agent", "image": "x", "restartCount": 4, "state": pulling, "lastState": ended}
+    ready = {"type": "Ready", "status": "False", "lastProbeTime": None, "lastTransitionTime": early}
+    unscheduled = {**ready, "type": "PodScheduled", "reason": "Unschedulable", "message": "too many pods"}
+    bare = {"name": "agent-1", "namespace": "dynatrace", "labels": AGENT_LABELS, "creationTimestamp": early}
+    statuses: list[dict[str, Any]] = [
+        {"hostIP": "10.0.0.1", "podIP": "10.0.0.2", "conditions": [ready], "containerStatuses": [container]},
+        {"conditions": [ready], "initContainerStatuses": [{**container, "restartCount": 0}]},
+        {"conditions": [ready, unscheduled], "containerStatuses": None},
+        {"phase": "Failed", "reason": "Evicted", "message": "low on memory"},
+        {},
+    ]
+    spec = {"nodeName": "one", "containers": [{"name": "agent", "image": "x"}], "volumes": [{"name": "root"}]}
+    pods = [{"metadata": bare, "spec": spec, "status": status} for status in statuses]
+    pods.append({"metadata": {**bare, "deletionTimestamp": early}, "spec": spec, "status": statuses[0]})
+    daemon_set = {"metadata": {}, "status": {"desiredNumberScheduled": 1}}
+
+    async def story(world: World) -> None:
+        for pod in pods:
+            world.changes.seen.clear()
+            kube.put("pods", pod)
+            await world.until(lambda: ("Pod", "agent-1") in world.changes.seen)
+            kept = world.cache.agent_pods["agent-1"]
+            assert not {"containers", "volumes"} & kept["spec"].keys()
+            assert rollout.instances([kept]) == rollout.instances([pod])
+            for minutes in (5, 15):
+                now = datetime.datetime(2026, 1, 1, 12, minutes, tzinfo=datetime.UTC).timestamp()
+                assert rollout.progress(daemon_set, [kept], now) == rollout.progress(daemon_set, [pod], now)
+        world.changes.seen.clear()
+        kube.put("pods", {**pods[-1], "spec": {**spec, "volumes": []}})
+        await world.settle()
+        assert ("Pod", "agent-1") not in world.changes.seen
 
     run(kube, story)
 
@@ -199,11 +275,12 @@ def test_our_own_status_of_a_dynakube_is_no_change_and_its_owners_spec_is(kube: 
     kube.put("dynakubes", {"metadata": {"name": "prod", "uid": "1", "generation": 1}, "spec": {}})
 
     async def story(world: World) -> None:
-        kube.put("dynakubes", {"metadata": {"name": "prod", "uid": "1", "generation": 1}, "status": {"phase": "x"}})
+        metadata = {"name": "prod", "uid": "1", "generation": 1}
+        kube.put("dynakubes", {"metadata": metadata, "spec": {}, "status": {"phase": "x"}})
         await world.settle()
         assert ("DynaKube", "prod") not in world.changes.seen
         assert world.cache.dynakubes[DynaKubeName("prod")]["status"] == {"phase": "x"}
-        kube.put("dynakubes", {"metadata": {"name": "prod", "uid": "1", "generation": 2}})
+        kube.put("dynakubes", {"metadata": {"name": "prod", "uid": "1", "generation": 2}, "spec": {"proxy": {}}})
         await world.until(lambda: ("DynaKube", "prod") in world.changes.seen)
 
     run(kube, story)
@@ -231,6 +308,67 @@ def test_a_mistake_of_ours_about_one_object_hides_no_other(
 
     run(kube, story)
     assert [record.message for record in caplog.records if record.exc_info] == ["change not handled"]
+
+
+@pytest.mark.parametrize("bump", [0, 1_000_000])
+def test_after_a_restore_of_etcd_its_namespaces_count_although_their_versions_are_lower(
+    kube: kube_api.KubeApi, bump: int
+) -> None:
+    kube.put("namespaces", named("shop", team="a"))
+    kube.put("namespaces", named("bank", team="a"))
+    kube.put("dynakubes", {"metadata": {"name": "prod", "uid": "1", "generation": 1}, "spec": {"apiUrl": "a"}})
+    backup = kube.backup()
+
+    async def story(world: World) -> None:
+        kube.put("namespaces", named("shop", team="b"))
+        kube.put("namespaces", named("new"))
+        kube.put("dynakubes", {"metadata": {"name": "prod", "uid": "1", "generation": 2}, "spec": {"apiUrl": "b"}})
+        await world.until(lambda: {("Namespace", "new"), ("DynaKube", "prod")} <= set(world.changes.seen))
+        world.changes.seen.clear()
+        kube.restore(backup, bump=bump)
+        if not bump:
+            # Watches from the future are silent until a bookmark has an older version.
+            kube.bookmark()
+        await world.until(lambda: world.changes.restores)
+        assert world.cache.namespaces["shop"].labels == {"team": "a"}
+        assert "new" not in world.cache.namespaces
+        assert {("Namespace", "shop"), ("Namespace", "new")} <= set(world.changes.seen)
+        await world.until(lambda: ("DynaKube", "prod") in world.changes.seen)
+        world.changes.seen.clear()
+        kube.put("namespaces", named("bank", team="c"))
+        kube.put("dynakubes", {"metadata": {"name": "prod", "uid": "1", "generation": 2}, "spec": {"apiUrl": "c"}})
+        await world.until(lambda: {("Namespace", "bank"), ("DynaKube", "prod")} <= set(world.changes.seen))
+        assert world.cache.namespaces["bank"].labels == {"team": "c"}
+        assert world.changes.restores == 1
+
+    run(kube, story)
+
+
+def test_a_list_after_a_broken_watch_is_no_restore(kube: kube_api.KubeApi) -> None:
+    kube.put("namespaces", named("shop"))
+
+    async def story(world: World) -> None:
+        kube.put("namespaces", named("shop", team="b"))
+        world.break_watches()
+        await world.until(lambda: world.cache.namespaces["shop"].labels == {"team": "b"})
+        await world.settle()
+        assert not world.changes.restores
+
+    run(kube, story)
+
+
+def test_a_spec_of_the_same_generation_is_a_change() -> None:
+    async def test() -> None:
+        server = api.Api(client.ApiClient(client.Configuration(host="http://127.0.0.1:1")))
+        changes = Changes()
+        watches = Watches(server, "dynatrace", api.dynakubes("v1beta6"), Cache(), changes)
+        for url in ("a", "a", "b"):
+            manifest = {"metadata": {"name": "prod", "uid": "1", "generation": 2}, "spec": {"apiUrl": url}}
+            watches.on_dynakube("prod", manifest)
+        assert changes.seen == [("DynaKube", "prod")] * 2
+        await server.close()
+
+    asyncio.run(test())
 
 
 def test_an_event_that_is_older_than_our_own_write_changes_nothing() -> None:

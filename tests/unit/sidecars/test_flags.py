@@ -108,12 +108,12 @@ def test_the_drivers_socket_may_be_named_relative_to_the_working_directory(prefi
         ([REQUIRED, "--csi-address="], "'' is not the path"),
     ],
 )
-def test_values_that_cannot_work_end_the_registrar_with_1(
+def test_values_that_cannot_work_end_the_registrar_with_2(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         registrar.read_settings(words)
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert said in capsys.readouterr().err
 
 
@@ -127,10 +127,10 @@ def test_values_that_cannot_work_end_the_registrar_with_1(
         ["--csi-address=vsock:2:10"],
     ],
 )
-def test_values_that_cannot_work_end_the_livenessprobe_with_1(words: list[str]) -> None:
+def test_values_that_cannot_work_end_the_livenessprobe_with_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         livenessprobe.read_settings(words)
-    assert ended.value.code == 1
+    assert ended.value.code == 2
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
-from prometheus_client import parser
+from prometheus_client import CollectorRegistry, ProcessCollector, parser
 
 from oneagent.sidecars import metrics
 from oneagent.sidecars.grpc.protocol import StatusCode
@@ -25,7 +23,22 @@ def test_prometheus_understands_the_metrics() -> None:
     assert [buckets[bound] for bound in ("0.1", "2.5", "5", "600", "+Inf")] == [2, 2, 3, 3, 4]
     assert [s.value for s in ours if not s.name.endswith("_bucket")] == [1003.15, 4]
     assert {s.labels["grpc_status_code"] for s in family.samples} == {"OK", "DeadlineExceeded"}
-    assert families["process_start_time_seconds"].samples[0].value == pytest.approx(time.time(), abs=60)
+    assert families["oneagent_build_info"].samples[0].labels["component"] == "livenessprobe"
+
+
+@pytest.mark.parametrize("component", ["livenessprobe", "registrar"])
+def test_the_process_is_described_as_prometheus_libraries_do(component: str) -> None:
+    page = metrics.Operations().render() if component == "livenessprobe" else metrics.render_process(component)
+    theirs = CollectorRegistry()
+    ProcessCollector(registry=theirs)
+    ours = {family.name: family for family in parser.text_string_to_metric_families(page)}
+    for family in theirs.collect():
+        if family.name not in ("process_virtual_memory_bytes", "process_max_fds"):
+            assert ours[family.name].type == family.type
+            (sample,) = ours[family.name].samples
+            assert sample.name == family.samples[0].name
+            assert sample.value == pytest.approx(family.samples[0].value, rel=0.1, abs=2)
+    assert ours["oneagent_build_info"].samples[0].labels["component"] == component
 
 
 def test_statuses_are_spelled_as_go_does() -> None:

@@ -109,7 +109,7 @@ class TestANewPair:
 
     def test_tells_when_it_ends(self, serving: fakes.Serving, authority: trustme.CA) -> None:
         serving.serve(ended(authority, 3600))
-        gauge = serving.registry.get_sample_value("oneagent_webhook_certificate_expiry_seconds")
+        gauge = serving.registry.get_sample_value("oneagent_webhook_certificate_expiration_timestamp_seconds")
         assert gauge == pytest.approx(time.time() + 3600, abs=5)
 
 

@@ -7,10 +7,12 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx2 as httpx
 import pytest
 
+from oneagent.webhook import metrics
 from oneagent.webhook.injection.inputs import InjectionResult
 from tests.fakes import webhook as fakes
 
@@ -38,6 +40,31 @@ class TestAPod:
         assert fakes.patch(response) == fakes.PATCH
         assert serving.decisions.seen == [POD]
         assert serving.counted("/inject", "injected") == 1
+
+    @pytest.mark.parametrize(
+        ("reason", "outcome"),
+        [("", "injected"), ("OptedOut", "excluded"), ("DynaKubeNotReady", "missed"), ("DriverUnavailable", "missed")],
+    )
+    def test_counts_for_the_coverage_of_its_namespace(
+        self, serving: fakes.Serving, client: httpx.Client, reason: str, outcome: str
+    ) -> None:
+        serving.cluster.known = replace(fakes.FACTS, dynakube=KUBE)
+        serving.decisions.outcome = InjectionResult(injected=not reason, reason=reason)
+        fakes.ask(client, "/inject", fakes.review(POD))
+        fakes.ask(client, "/inject", fakes.review(POD, dryRun=True))
+        assert serving.covered() == {("demo", "shop", outcome): 1}
+
+    def test_that_met_an_error_is_missed(self, serving: fakes.Serving, client: httpx.Client) -> None:
+        serving.decisions.error = RuntimeError("boom")
+        fakes.ask(client, "/inject", fakes.review(POD))
+        assert serving.covered() == {("", "shop", "missed"): 1}
+
+    def test_counts_in_a_bounded_number_of_series(self, serving: fakes.Serving, client: httpx.Client) -> None:
+        for number in range(metrics.MAX_PAIRS):
+            serving.metrics.count_pod("demo", f"n{number}", "injected", "")
+        fakes.ask(client, "/inject", fakes.review(POD))
+        assert serving.covered()["", "", "injected"] == 1
+        assert len(serving.covered()) == metrics.MAX_PAIRS + 1
 
     def test_stays_as_it_is_if_that_was_decided(self, serving: fakes.Serving, client: httpx.Client) -> None:
         serving.decisions.outcome = InjectionResult(
@@ -216,6 +243,11 @@ class TestABodyThatIsNoReview:
 
     def test_elsewhere_is_not_found(self, client: httpx.Client) -> None:
         assert (client.post("/other", content=b"").status_code, client.get("/inject").status_code) == (404, 405)
+        assert client.get("/inject").headers["Allow"] == "POST"
+
+    def test_may_have_a_timeout_that_is_none(self, client: httpx.Client) -> None:
+        for query in ("", "?timeout=", "?timeout=soon", "?other=1&timeout=2s", "?timeout=%32s", "?%"):
+            assert client.post(f"/inject{query}", json=fakes.review(POD)).status_code == 200
 
 
 class TestDraining:

@@ -83,6 +83,7 @@ class TestTheProcess:
         with kube_api.KubeApi() as cluster:
             webhook = Process(tmp_path, cluster)
             cluster.put("dynakubes", KUBE)
+            cluster.put("secrets", {"metadata": {"name": "corp-proxy"}, "data": {}})
             cluster.put("namespaces", {"metadata": {"name": "shop", "uid": "2", "labels": {LABEL: "demo"}}})
             with webhook.running("--drain=1s") as process:
                 until(lambda: "no certificate" in webhook.ready()[1])
@@ -113,6 +114,12 @@ class TestTheProcess:
             "demo"
         ]
         assert fakes.ask(client, "/validate", fakes.review(KUBE, "UPDATE", KUBE))["allowed"]
+        proxied = {
+            **KUBE,
+            "spec": {"apiUrl": "https://abc12345.live.example/api", "proxy": {"valueFrom": "corp-proxy"}},
+        }
+        refused = fakes.ask(client, "/validate", fakes.review(proxied))["status"]["message"]
+        assert "1. spec.proxy.valueFrom is 'corp-proxy': this Secret has nothing at the key proxy" in refused
         empty = {**KUBE, "metadata": {"name": "other", "namespace": "dynatrace"}, "spec": {}}
         denied = fakes.ask(client, "/validate", fakes.review(empty))
         assert denied["status"]["message"].startswith("1 error(s) found in the Dynakube\n1. ")

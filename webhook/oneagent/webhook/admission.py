@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from oneagent.common import logs
+from oneagent.common import identifiers, logs
 from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.webhook import admission_review, events, json_patch, namespace_label
 from oneagent.webhook.admission_review import InvalidError, Request, Status, TooLargeError
@@ -59,10 +59,10 @@ class ValidationResult(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """The pure functions behind the three answers."""
+    """The functions behind the three answers."""
 
     inject: Callable[[Object, PodContext], InjectionResult]
-    validate: Callable[[Object, Object | None], ValidationResult]
+    validate: Callable[[Object, Object | None], Awaitable[ValidationResult]]
     message: Callable[[Sequence[str]], str]
     """Format a DynaKube's validation errors for users."""
 
@@ -76,6 +76,8 @@ class AdmissionDecision:
     patch: Sequence[Object] = ()
     warnings: Sequence[str] = ()
     denied: Status | None = None
+    dynakube: str | None = None
+    """Name of the DynaKube of an admitted pod; empty if it is not known, None if the pod is to have no agent of any"""
 
 
 class Admission:
@@ -119,12 +121,17 @@ class Admission:
         outcome = self._handlers.inject(pod, context)
         self._record_events(request, pod, outcome.notices)
         return AdmissionDecision(
-            "injected" if outcome.injected else "skipped", outcome.reason, outcome.patch, outcome.warnings
+            "injected" if outcome.injected else "skipped",
+            outcome.reason,
+            outcome.patch,
+            outcome.warnings,
+            dynakube=_name(context),
         )
 
     async def _leave_large_pod(self, request: Request, error: TooLargeError) -> AdmissionDecision:
         """Leave a pod alone of which nothing is decoded but that there are annotations."""
-        if await self._cluster.pod_context(request.namespace or "", {}) is None:
+        context = await self._cluster.pod_context(request.namespace or "", {})
+        if context is None:
             return AdmissionDecision("skipped", skip_reasons.NAMESPACE_NOT_MONITORED.reason)
         skip = replace(skip_reasons.TOO_LARGE, detail=str(error))
         annotations = {
@@ -135,7 +142,8 @@ class Admission:
         has_annotations = admission_review.has_annotations(request.object)
         outline = {"metadata": {"annotations": {"": ""} if has_annotations else {}}}
         patch = [] if has_annotations is None else json_patch.metadata(outline, "annotations", annotations)
-        return AdmissionDecision("skipped", skip.reason, patch, (f"pod {request.name or ''} is not injected: {skip}",))
+        warnings = (f"pod {request.name or ''} is not injected: {skip}",)
+        return AdmissionDecision("skipped", skip.reason, patch, warnings, dynakube=_name(context))
 
     async def _label(self, request: Request) -> AdmissionDecision:
         try:
@@ -162,16 +170,22 @@ class Admission:
             return self._deny(Reason.TOO_LARGE, [f"The DynaKube is too large: {error}. Make sure that it is smaller."])
         except InvalidError as error:
             return self._deny(Reason.INVALID, [f"The DynaKube is invalid: {error}. Make sure that it is an object."])
-        if new is None or request.kind.kind != "DynaKube" or request.operation not in ("CREATE", "UPDATE"):
+        is_known = request.kind.kind in ("DynaKube", identifiers.INJECTION_KIND)
+        if new is None or not is_known or request.operation not in ("CREATE", "UPDATE"):
             return AdmissionDecision("allowed", Reason.NOT_ASKED_FOR)
-        result = self._handlers.validate(new, old)
+        result = await self._handlers.validate(new, old)
         if not result.errors:
             return AdmissionDecision("allowed", warnings=result.warnings)
-        return self._deny(Reason.INVALID, result.errors, result.warnings)
+        return self._deny(Reason.INVALID, result.errors, result.warnings, kind=request.kind.kind)
 
-    def _deny(self, reason: str, errors: Sequence[str], warnings: Sequence[str] = ()) -> AdmissionDecision:
+    def _deny(
+        self, reason: str, errors: Sequence[str], warnings: Sequence[str] = (), *, kind: str = "DynaKube"
+    ) -> AdmissionDecision:
         # Not 422 with `Invalid`: `kubectl apply --force` then deletes the object and creates it again.
-        status = Status("Failure", self._handlers.message(errors), "Forbidden", 403)
+        message = self._handlers.message(errors)
+        if kind == identifiers.INJECTION_KIND:
+            message = message.replace("the Dynakube", f"the {kind}", 1)
+        status = Status("Failure", message, "Forbidden", 403)
         return AdmissionDecision("denied", reason, warnings=warnings, denied=status)
 
     def _not_injected(self, request: Request, reason: str) -> AdmissionDecision:
@@ -186,7 +200,7 @@ class Admission:
             self._record_events(request, pod, [Notice("Warning", NOT_INJECTED, warning)])
         except Exception:  # noqa: BLE001 - the object may be no pod, which is why it failed before
             patch = []
-        return AdmissionDecision("error", reason, patch, (warning,))
+        return AdmissionDecision("error", reason, patch, (warning,), dynakube="")
 
     def _record_events(self, request: Request, pod: Object, notices: Sequence[Notice]) -> None:
         for notice in () if request.dry_run else notices:
@@ -195,6 +209,12 @@ class Admission:
 
 _Rule = Callable[[Request], Awaitable[AdmissionDecision]]
 _Fallback = Callable[[Request, str], AdmissionDecision]
+
+
+def _name(context: PodContext) -> str:
+    """Return the name of the namespace's DynaKube; empty if there is none of the name in its label."""
+    name = ((context.dynakube or {}).get("metadata") or {}).get("name")
+    return name if isinstance(name, str) else ""
 
 
 def _unchanged(_: Request, reason: str) -> AdmissionDecision:

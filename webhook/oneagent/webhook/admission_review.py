@@ -183,7 +183,7 @@ def admission(body: bytes) -> Request:
 
 def conversion(body: bytes) -> ConversionRequest:
     """Return the request of a ConversionReview; `ReviewError`."""
-    if _values(body) > REVIEW_VALUES:
+    if _count_values(body, REVIEW_VALUES) > REVIEW_VALUES:
         raise OversizeError(f"the ConversionReview is too large: at most {REVIEW_VALUES} values are converted at once")
     request = _read(_conversions, body, CONVERSION).request
     if request is None:
@@ -211,7 +211,7 @@ def decoded_tree(raw: msgspec.Raw, *, most_bytes: int = OBJECT_BYTES, most_value
     size = memoryview(raw).nbytes
     if size > most_bytes:
         raise TooLargeError(f"it has {size} bytes, and at most {most_bytes} are read")
-    if (values := _values(bytes(raw))) > most_values:
+    if (values := _count_values(raw, most_values)) > most_values:
         raise TooLargeError(f"it has {values} values, and at most {most_values} are read")
     try:
         return _objects.decode(raw)
@@ -235,10 +235,8 @@ def admitted(
     """The AdmissionReview that answers."""
     # A warning is sent as an HTTP header: the API server drops one with a line break.
     lines = tuple(" ".join(warning[:_WARNING_LENGTH].split()) for warning in warnings[:_WARNINGS])
-    response = _Response(uid, denied is None, denied, warnings=lines)
-    if patch:
-        response = msgspec.structs.replace(response, patch_type="JSONPatch", patch=_encode(patch))
-    return _answer(ADMISSION, response)
+    patch_type, encoded_patch = ("JSONPatch", _encode(patch)) if patch else ("", b"")
+    return _answer(ADMISSION, _Response(uid, denied is None, denied, patch_type, encoded_patch, lines))
 
 
 def converted(uid: str, objects: Sequence[msgspec.Raw]) -> bytes:
@@ -253,8 +251,15 @@ def encoded(obj: Object) -> msgspec.Raw:
     return msgspec.Raw(_encode(obj))
 
 
-def _values(text: bytes) -> int:
-    """Return an upper bound of the number of values in a JSON text, and of keys."""
+def _count_values(text: bytes | msgspec.Raw, most: int) -> int:
+    """Return an upper bound of the number of values in a JSON text, and of keys.
+
+    Each takes a byte at least, so what has no more than `most` bytes is not counted.
+    """
+    size = memoryview(text).nbytes
+    if size <= most:
+        return size
+    text = bytes(text)
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 

@@ -15,15 +15,26 @@ from typing import Any, Final
 import prometheus_client
 
 from oneagent.common import addresses, flags, identifiers, logs
+from oneagent.common.agents import objects
 from oneagent.common.http import server_tls
 from oneagent.common.http.health import HealthServer
 from oneagent.common.kubernetes import list_watch, watch_silence
 from oneagent.common.kubernetes.errors import ApiError
-from oneagent.common.kubernetes.events import subject_of
-from oneagent.webhook import admission, api, cache, certificates, events, http_server, injection, validation
+from oneagent.webhook import (
+    admission,
+    api,
+    cache,
+    certificates,
+    events,
+    http_server,
+    injection,
+    secret_reader,
+    validation,
+)
 from oneagent.webhook.cache import circuit_breaker
 from oneagent.webhook.injection.inputs import InjectionResult, Notice, Object, PodContext
 from oneagent.webhook.metrics import Metrics
+from oneagent.webhook.validation import injections
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +51,7 @@ class Config:
     namespace: str
     image: str
     image_pull_policy: str
+    image_pull_secret: str
     address: str
     metrics_address: str
     secret: str
@@ -48,37 +60,45 @@ class Config:
     drain_seconds: float
     breaker_failures: int
     breaker_window_seconds: float
+    opentelemetry: bool
     log_format: logs.Format
     log_level: str
 
 
 def parse(arguments: list[str] | None = None) -> Config:
     """Read the configuration from flags and environment; ends the process on an invalid value."""
-    parser = flags.create_parser(
+    parser = flags.create_daemon_parser(
         "oneagent-webhook", "Admission webhook for pods, namespaces and DynaKubes, and conversion of DynaKubes."
     )
     add = flags.adder(parser)
-    add("namespace", "dynatrace", "namespace of the DynaKubes, and of this process", env="POD_NAMESPACE")
-    add("image", "", "image of the init container in pods; usually the webhook's own")
+    add("namespace", "dynatrace", "namespace of the DynaKubes and this process", env="POD_NAMESPACE")
+    add("image", "", "image of the pods' init container, usually the webhook's own")
     add(
         "image-pull-policy",
         "IfNotPresent",
-        "pull policy of that image",
+        "pull policy of the init container's image",
         choices=("Always", "IfNotPresent", "Never"),
     )
-    add("address", ":8443", "host:port for requests of API servers, with TLS", parse=flags.address)
-    add("metrics-address", ":8080", "host:port for /livez, /readyz and Prometheus metrics", parse=flags.address)
-    add("secret", "oneagent-webhook-certs", "name of the Secret with tls.crt and tls.key")
-    add("certificate-directory", "", "directory with tls.crt and tls.key instead of the Secret", parse=_parse_path)
+    add("image-pull-secret", "", "pull Secret of the init container's image; none if empty")
+    add("address", ":8443", "host:port for TLS requests of API servers", parse=flags.address)
+    add("metrics-address", ":8080", "host:port of /livez, /readyz and Prometheus metrics", parse=flags.address)
+    add("secret", "oneagent-webhook-certs", "Secret with tls.crt and tls.key")
+    add(
+        "certificate-directory",
+        "",
+        "directory with tls.crt and tls.key, to read instead of the Secret",
+        parse=_parse_path,
+    )
     add(
         "client-ca",
         "",
-        "file of CA certificates; only clients with a certificate of theirs are answered at --address",
+        "file of CA certificates for client certificates, which --address then requires",
         parse=_parse_path,
     )
-    add("drain", 5.0, "time after SIGTERM in which requests are still accepted", parse=flags.duration)
-    add("breaker-failures", 10, "failed pods that open a DynaKube's circuit breaker; 0: never", parse=flags.count)
-    add("breaker-window", 300.0, "time within which failed pods are counted", parse=flags.duration)
+    add("drain", 5.0, "time to accept requests after SIGTERM", parse=flags.duration)
+    add("breaker-failures", 10, "failed pods that open a DynaKube's circuit breaker; 0 disables it", parse=flags.count)
+    add("breaker-window", 300.0, "time window of --breaker-failures", parse=flags.duration)
+    add("opentelemetry", False, "inject for OpenTelemetryInjections; requires their CRD")
     flags.add_logging(add)
     options = parser.parse_args(arguments)
     for name in ("image", "address", "metrics_address"):
@@ -90,6 +110,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         namespace=options.namespace,
         image=options.image,
         image_pull_policy=options.image_pull_policy,
+        image_pull_secret=options.image_pull_secret,
         address=options.address,
         metrics_address=options.metrics_address,
         secret=options.secret,
@@ -98,6 +119,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         drain_seconds=options.drain,
         breaker_failures=options.breaker_failures,
         breaker_window_seconds=options.breaker_window,
+        opentelemetry=options.opentelemetry,
         log_format=options.log_format,
         log_level=options.log_level,
     )
@@ -147,7 +169,13 @@ class Webhook:
             circuit_breaker.Limits(config.breaker_failures, config.breaker_window_seconds)
         )
         self._cluster = cache.ClusterCache(
-            connection, config.namespace, circuit, registry, self._record_event, periods=periods
+            connection,
+            config.namespace,
+            circuit,
+            registry,
+            self._record_event,
+            injections=config.opentelemetry,
+            periods=periods,
         )
         verify_clients = config.client_ca is not None
         self._tls = server_tls.ServerTls(metrics.certificate_expiry.set, verify_clients=verify_clients)
@@ -155,7 +183,8 @@ class Webhook:
         self._secret = certificates.watch(connection, config.namespace, config.secret, self._tls)
         self._watches = (*self._cluster.watches, self._secret)
         watch_silence.export(self._watches, metrics.watch_silence)
-        answers = admission.Admission(self._cluster, _handlers(config, self._cluster), self._events, config.namespace)
+        handlers = _handlers(config, self._cluster, secret_reader.SecretReader(connection, config.namespace))
+        answers = admission.Admission(self._cluster, handlers, self._events, config.namespace)
         settings = http_server.Settings(*addresses.split(config.address), drain_seconds=config.drain_seconds)
         self._server = http_server.Server(settings, self._tls.context, answers, metrics)
         self.health = HealthServer(*addresses.split(config.metrics_address), self._readiness_problem, registry)
@@ -196,28 +225,32 @@ class Webhook:
         return self._cluster.lacks_only_dynakubes and self._clock() - self._began >= _DYNAKUBES_WAIT_SECONDS
 
     def _record_event(self, dynakube: Object, notice: Notice) -> None:
-        self._events.record(subject_of(dynakube), notice)
+        self._events.record(objects.subject_of(dynakube), notice)
 
 
-def _handlers(config: Config, cluster: cache.ClusterCache) -> admission.Handlers:
+def _handlers(config: Config, cluster: cache.ClusterCache, secrets: secret_reader.SecretReader) -> admission.Handlers:
     settings = injection.Settings(
         image=config.image,
         own_namespace=config.namespace,
         version=importlib.metadata.version(identifiers.DISTRIBUTION),
         image_pull_policy=config.image_pull_policy,
+        image_pull_secret=config.image_pull_secret,
     )
 
     def inject(pod: Object, context: PodContext) -> InjectionResult:
         return injection.inject(pod, context, settings)
 
-    def validate(new: Object, old: Object | None) -> validation.ValidationResult:
+    async def validate(new: Object, old: Object | None) -> validation.ValidationResult:
         state = validation.ClusterState(
             dynakubes=cluster.dynakubes(),
             namespaces=cluster.labels() if cluster.is_synced else None,
             own_namespace=config.namespace,
             has_csi_driver=cluster.has_csi_driver,
             is_csi_driver_known=cluster.is_csi_driver_known,
+            secrets=await secrets.read(validation.secret_names(new, config.namespace)),
         )
+        if new.get("kind") == identifiers.INJECTION_KIND:
+            return injections.validate(new, old, state)
         return validation.validate(new, old, state)
 
     return admission.Handlers(inject, validate, validation.message)

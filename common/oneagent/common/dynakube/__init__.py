@@ -19,15 +19,19 @@ import re
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from oneagent.common import durations, identifiers
-from oneagent.common.dynakube import public_registry, secret_names
+from oneagent.common import agents, durations, identifiers
+from oneagent.common.dynakube import public_registry, secret_names, tenant_config
 from oneagent.common.dynakube.api import feature_flags
 from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
 from oneagent.common.dynakube.mode import MODES, Mode
+from oneagent.common.dynakube.tenant_config import TenantConfig
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci import public_keys, reference
+
+if TYPE_CHECKING:
+    from oneagent.common.agents.opentelemetry.telemetry import Telemetry
 
 _FILE: Final = "file:"
 _LOCAL: Final = (_FILE, reference.LAYOUT_PREFIX)
@@ -65,7 +69,8 @@ class DynaKube:
     api_url: str
     """Ends in `/api`; empty only where the package is a local file."""
     mode: Mode
-    needs_views: bool
+    allows_csi: bool
+    """Pods get volumes of the CSI driver where the cluster has it"""
     decided_version: identifiers.Version | None
     """The operator's decision (`status.codeModules.version`)."""
     pinned_version: identifiers.Version | None
@@ -102,6 +107,8 @@ class DynaKube:
     """The cluster's identity as the operator learned it: the UID of the namespace kube-system."""
     endpoints: str
     """The tenant's communication endpoints as the operator learned them."""
+    tenant_config: TenantConfig | None
+    """The tenant's answers that the operator has for nodes; None if no operator provides them."""
     mount_attempts: int
     mount_timeout_seconds: float
     mount_policy: str
@@ -110,12 +117,25 @@ class DynaKube:
     poll_seconds: float
     """Interval of the tenant's polls (annotation `poll-interval`; else the request threshold)."""
     warnings: tuple[str, ...]
+    agent: str = agents.DEFAULT.kind
+    """Kind of the agent that pods get."""
+    telemetry: Telemetry | None = None
+    """Settings of OpenTelemetry's agents; None for another kind."""
+
+    @property
+    def tenant_questions(self) -> tuple[str, str, str]:
+        """Everything that decides what the tenant answers about agents: its address, and the questions."""
+        return (self.api_url, self.network_zone, self.host_group)
 
     @property
     def tenant_identity(self) -> tuple[str, ...]:
         """Everything that decides whose package the tenant's is: DynaKubes that differ here trust different servers."""
         checked = ("unchecked",) if self.skip_cert_check else ("checked", self.trusted_cas)
         return (self.api_url, *checked)
+
+    @property
+    def needs_views(self) -> bool:
+        return self.allows_csi and self.mode.injects
 
     @property
     def needs_host_directory(self) -> bool:
@@ -150,9 +170,13 @@ class DynaKube:
 
 
 def from_object(obj: Mapping[str, object]) -> DynaKube:
-    """Read a DynaKube object of any API version; `DynaKubeError` if it cannot be used."""
+    """Read a DynaKube object of any API version; `DynaKubeError` if it cannot be used.
+
+    Or an object of another kind that has the form of a DynaKube (see `agents.opentelemetry.injection`).
+    """
+    telemetry = _telemetry(obj)
     obj = _in_newest_version(obj)
-    name = fields.matching(obj, _DNS_1035, "a DNS-1035 label such as my-dynakube", "metadata.name")
+    name = fields.text(obj, "metadata.name") if telemetry else _name(obj)
     if not name:
         raise DynaKubeError("metadata.name", None, "give the DynaKube a name")
     mode = _mode(obj)
@@ -169,9 +193,9 @@ def from_object(obj: Mapping[str, object]) -> DynaKube:
         namespace=fields.dns_name(obj, "metadata.namespace") or DEFAULT_NAMESPACE,
         uid=fields.text(obj, "metadata.uid"),
         generation=_generation(obj),
-        api_url=_api_url(obj, optional=is_local(package)),
+        api_url=_api_url(obj, optional=is_local(package) or telemetry is not None),
         mode=mode,
-        needs_views=_needs_views(obj, mode),
+        allows_csi=_allows_csi(obj, mode),
         decided_version=_decided_version(obj),
         pinned_version=_pinned_version(obj, own, warnings) if mode.injects else None,
         package=package,
@@ -189,22 +213,39 @@ def from_object(obj: Mapping[str, object]) -> DynaKube:
         no_proxy=feature_flags.text(obj, "no-proxy"),
         trusted_cas=fields.dns_name(obj, "spec.trustedCAs"),
         skip_cert_check=fields.flag(obj, "spec.skipCertCheck") or False,
-        tokens_secret=secret_names.read_tokens(obj),
+        tokens_secret=secret_names.read_tokens(obj) if telemetry is None else "",
         tenant=_tenant(obj),
         cluster_id=fields.text(obj, "status.kubeSystemUUID"),
         endpoints=fields.text(obj, "status.oneAgent.connectionInfoStatus.endpoints"),
+        tenant_config=tenant_config.read(obj),
         mount_attempts=_mount_attempts(obj, warnings),
         mount_timeout_seconds=_duration(obj, "max-csi-mount-timeout", DEFAULT_MOUNT_TIMEOUT_SECONDS, warnings),
         mount_policy=_mount_policy(obj, warnings),
         request_threshold_minutes=threshold,
         poll_seconds=_duration(obj, "poll-interval", max(threshold, 1) * 60.0, warnings),
         warnings=tuple(warnings),
+        agent=agents.of_dynakube(name).kind,
+        telemetry=telemetry,
     )
+
+
+def _name(obj: Mapping[str, object]) -> str:
+    return fields.matching(obj, _DNS_1035, "a DNS-1035 label such as my-dynakube", "metadata.name")
+
+
+def _telemetry(obj: Mapping[str, object]) -> Telemetry | None:
+    if obj.get("kind") != identifiers.INJECTION_KIND:
+        return None
+    from oneagent.common.agents.opentelemetry import injection
+
+    return injection.telemetry(obj)
 
 
 def _in_newest_version(obj: Mapping[str, object]) -> Mapping[str, object]:
     """The items of a list may lack `apiVersion`: then they are in the newest version."""
     kind, api_version = fields.text(obj, "kind"), fields.text(obj, "apiVersion")
+    if kind == identifiers.INJECTION_KIND:
+        return obj
     if kind not in ("", "DynaKube"):
         raise DynaKubeError("kind", kind, "must be DynaKube")
     if api_version and not _API_VERSION.fullmatch(api_version):
@@ -225,10 +266,10 @@ def _mode(obj: Mapping[str, object]) -> Mode:
     return modes[0] if modes else Mode.NONE
 
 
-def _needs_views(obj: Mapping[str, object], mode: Mode) -> bool:
+def _allows_csi(obj: Mapping[str, object], mode: Mode) -> bool:
     if mode is Mode.APPLICATION_MONITORING:
         return fields.flag(obj, f"spec.oneAgent.{mode}.useCSIDriver") is not False
-    return mode is Mode.CLOUD_NATIVE_FULL_STACK
+    return True
 
 
 def _api_url(obj: Mapping[str, object], *, optional: bool) -> str:
@@ -301,6 +342,12 @@ def _generation(obj: Mapping[str, object]) -> int:
 
 def _package(obj: Mapping[str, object], field: str) -> str:
     text = fields.text(obj, field)
+    check_package(text, field)
+    return text
+
+
+def check_package(text: str, field: str = "codeModulesImage") -> None:
+    """Refuse a text that names no package; empty names none, and may."""
     try:
         if text.startswith(reference.LAYOUT_PREFIX):
             reference.parse_layout(text)
@@ -316,7 +363,6 @@ def _package(obj: Mapping[str, object], field: str) -> str:
             f"registry/path:tag ({error.why})"
         )
         raise DynaKubeError(field, text, remedy) from error
-    return text
 
 
 def is_local(package: str) -> bool:

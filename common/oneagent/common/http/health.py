@@ -9,6 +9,7 @@ import prometheus_client
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from oneagent.common import prometheus
 from oneagent.common.http import connections
 from oneagent.common.http.bounded_listener import BoundedListener
 from oneagent.common.http.connections import ConnectionLimits
@@ -64,5 +65,5 @@ class HealthServer:
         return web.Response(text=f"{problem or 'ok'}\n", status=503 if problem else 200)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        content = prometheus_client.generate_latest(self._registry)
-        return web.Response(body=content, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
+        headers = {"Content-Type": prometheus.CONTENT_TYPE}
+        return web.Response(body=prometheus.render(self._registry).encode(), headers=headers)

@@ -9,6 +9,7 @@ from typing import Final
 
 UNUSABLE_IN_PASSWORDS: Final = " '`,&=+%\\"
 """Characters that have a meaning in the settings from which agents read a proxy."""
+UNUSABLE_SHOWN: Final = "space ' ` , & = + % \\"
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([-_A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 

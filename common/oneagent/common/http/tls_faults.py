@@ -10,6 +10,9 @@ import datetime
 import ssl
 from typing import Final
 
+ADD_AUTHORITY: Final = "add its authority to trustedCAs"
+"""The remedy for an unknown issuer. A client whose authorities come from elsewhere puts its own in place."""
+
 _UNKNOWN_ISSUER: Final = (2, 18, 19, 20, 21, 27)
 _DATES: Final = (9, 10, 13, 14)
 _NAMES: Final = (62, 63, 64)
@@ -36,7 +39,7 @@ def explain(error: ssl.SSLError, now: float) -> str:
 
 def _explain_certificate(code: int, reason: str, now: float) -> str:
     if code in _UNKNOWN_ISSUER:
-        return f"its certificate is not trusted ({reason}): add its authority to trustedCAs"
+        return f"its certificate is not trusted ({reason}): {ADD_AUTHORITY}"
     if code in _DATES:
         # The day is enough to show a wrong clock, and a message that changes at each try would be a new Event.
         today = datetime.datetime.fromtimestamp(now, datetime.UTC).date()

@@ -14,7 +14,7 @@ import platform
 import struct
 from typing import Final
 
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 
 _MACHINES: Final = {"x86_64": 62, "aarch64": 183}
 """`e_machine` by the name that uname(2) gives"""
@@ -28,7 +28,7 @@ _DT_NULL, _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_STRSZ, _DT_SYMENT, _DT_SONAME = 
 _LARGEST_PAGE: Final = 0x10000
 """Of a kernel for aarch64: loaders refuse a segment that is aligned to less than a page"""
 _NAME: Final = b"oneagent-inert.so"
-"""The library's own name (`DT_SONAME`), which no agent's library has"""
+"""The library's own name (in its dynamic section), which no agent's library has"""
 _MAX_BYTES: Final = 1024
 
 
@@ -68,14 +68,14 @@ def render(machine: str = "") -> bytes:
     return b"".join((_header(code, len(segments)), *segments, dynamic, symbols, symbol_hash, strings))
 
 
-def write(agent: int) -> None:
+def write(agent: int, preload_library: str = PRELOAD_LIBRARY) -> None:
     """Write the library to its place below an open directory, unless something is there; `OSError` on failure.
 
     Follows no symlink. Containers of any user can read it, whatever the umask.
     """
     if not (content := render()):
         return
-    *parents, name = PRELOAD_LIBRARY.split("/")
+    *parents, name = preload_library.split("/")
     with contextlib.ExitStack() as stack:
         directory = agent
         for parent in parents:

@@ -11,6 +11,8 @@ INJECT_AGENT: Final = "oneagent.dynatrace.com/inject"
 INJECT_ENRICHMENT: Final = ("metadata-enrichment.dynatrace.com/inject", "data-ingest.dynatrace.com/inject")
 INJECT_CONTAINER: Final = "container.inject.dynatrace.com/"
 """Followed by a container's name; on a pod or a DynaKube."""
+INJECT_INIT_CONTAINERS: Final = "oneagent.dynatrace.com/inject-init-containers"
+"""Switch for the agent in init containers that are no sidecars; with CSI only."""
 INSTALL_PATH: Final = "oneagent.dynatrace.com/install-path"
 FAILURE_POLICY: Final = "oneagent.dynatrace.com/failure-policy"
 TECHNOLOGIES: Final = "oneagent.dynatrace.com/technologies"
@@ -48,7 +50,7 @@ def switch(annotations: Mapping[str, str], *keys: str) -> bool | None:
 
 def invalid_switch_warnings(annotations: Mapping[str, str]) -> list[str]:
     """Warnings about switches that are neither true nor false."""
-    switches = (INJECT, INJECT_AGENT, *INJECT_ENRICHMENT)
+    switches = (INJECT, INJECT_AGENT, INJECT_INIT_CONTAINERS, *INJECT_ENRICHMENT)
     return [
         f'annotation {key} is {annotations[key][:80]!r}, which is ignored: it must be "true" or "false"'
         for key in annotations

@@ -6,7 +6,7 @@ a rule in `oneagent.webhook.injection.exclusions`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
@@ -29,11 +29,17 @@ class SkipReason:
     remedy: str = ""
     detail: str = ""
 
+    def for_kind(self, kind: str) -> SkipReason:
+        """Return the same about an object of another kind, such as `OpenTelemetryInjection`."""
+        return replace(self, why=self.why.replace("DynaKube", kind), remedy=self.remedy.replace("DynaKube", kind))
+
     def __str__(self) -> str:
         found = f"{self.why}: {self.detail}" if self.detail else self.why
         return f"{found}; {self.remedy}" if self.remedy else found
 
 
+RESTART: Final = ", then restart the workload"
+"""End of a remedy that is for others than the pod's owner."""
 _SILENT, _ANNOTATE, _WARN = Visibility.SILENT, Visibility.ANNOTATE, Visibility.WARN
 
 NAMESPACE_NOT_MONITORED: Final = SkipReason("NamespaceNotMonitored", _SILENT, "its namespace belongs to no DynaKube")
@@ -63,20 +69,20 @@ DYNAKUBE_MISSING: Final = SkipReason(
     "the DynaKube in its namespace's label does not exist",
     "create the DynaKube; otherwise the operator removes the label",
 )
-DYNAKUBE_UNUSABLE: Final = SkipReason("DynaKubeUnusable", _WARN, "the DynaKube is invalid")
+DYNAKUBE_UNUSABLE: Final = SkipReason(
+    "DynaKubeUnusable", _WARN, "the DynaKube is invalid", f"correct the DynaKube{RESTART}"
+)
 DYNAKUBE_NOT_READY: Final = SkipReason(
     "DynaKubeNotReady",
     _WARN,
-    "the DynaKube has no tenant or version yet",
-    "see the DynaKube's conditions, then restart the workload",
+    "the DynaKube has no version for pods yet",
+    f"see the DynaKube's conditions{RESTART}",
 )
-DRIVER_UNAVAILABLE: Final = SkipReason("DriverUnavailable", _WARN, "the CSI driver is unavailable")
-# Kubelet has a pod's volumes mounted with mapped users, which overlay file systems refuse.
-USER_NAMESPACE: Final = SkipReason(
-    "UserNamespace",
+DRIVER_UNAVAILABLE: Final = SkipReason(
+    "DriverUnavailable",
     _WARN,
-    "it has a user namespace (hostUsers is false), in which nodes cannot mount the agent",
-    "set hostUsers to true, or use a DynaKube without the CSI driver",
+    "the CSI driver is unavailable",
+    f"kubectl oneagent status has the driver's problem{RESTART}",
 )
 INVALID_INSTALL_PATH: Final = SkipReason(
     "InvalidInstallPath",
@@ -103,8 +109,8 @@ LIMITS_TOO_LOW: Final = SkipReason(
 INCOMPLETE: Final = SkipReason(
     "InjectionIncomplete",
     _WARN,
-    "its init container or a volume was removed or changed after its injection, so the rest was removed, too",
-    "exempt the init container install-oneagent and the volumes oneagent-* from other webhooks",
+    "a volume, a mount or the init container was removed or changed after its injection, so the rest was removed, too",
+    "exempt volumes and mounts with the name oneagent-*, and the init container install-oneagent, from other webhooks",
 )
 TOO_LARGE: Final = SkipReason(
     "PodTooLarge",

@@ -77,12 +77,13 @@ class Aggregator:
         component: str,
         *,
         node: str = "",
-        may_patch: bool = False,
+        patch_namespace: str = "",
         quiet_seconds: float = 60.0,
         remembered: int = 1000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._component, self._node, self._may_patch = component, node, may_patch
+        """`patch_namespace` is where the component may patch Events; in others a late repeat is created again."""
+        self._component, self._node, self._patch_namespace = component, node, patch_namespace
         self._quiet_seconds, self._remembered, self._clock = quiet_seconds, remembered, clock
         self._written: collections.OrderedDict[Event, _Written] = collections.OrderedDict()
 
@@ -96,7 +97,7 @@ class Aggregator:
         written.count += 1
         if now - written.at < self._quiet_seconds:
             return None
-        if not self._may_patch:
+        if _namespace(event.subject) != self._patch_namespace:
             return self._create(event)
         written.at = now
         body = {"count": written.count, "lastTimestamp": types.timestamp(time.time())}

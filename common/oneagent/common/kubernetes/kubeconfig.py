@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import lightkube
 import yaml
@@ -15,8 +15,6 @@ from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 
 from oneagent.common.kubernetes.errors import KubeconfigError
-
-SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _T = TypeVar("_T")
 

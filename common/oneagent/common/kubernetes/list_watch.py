@@ -1,8 +1,8 @@
 """List and watch of one collection of objects, as a state machine without I/O.
 
 A list gives the whole set and its resource version. A watch from that version gives every later change. A stream
-that was merely cut resumes from the last version seen, which bookmarks advance while nothing changes. An API
-server's restart therefore costs each client a reconnect, not a list.
+that was merely cut resumes from the last version seen, which bookmarks advance while nothing changes. An API server
+that has restarted knows no version from before (seen with Kubernetes 1.35): it answers with 410, and a list follows.
 
 A new list, which also shows what was deleted meanwhile, follows
 
@@ -11,7 +11,11 @@ A new list, which also shows what was deleted meanwhile, follows
 - the third attempt in a row that brought no newer version and no bookmark, whatever ended it. A server may answer an
   unknown version with any status, or with a stream that is empty or ends at once.
 
-Until that list is complete the old set stays.
+Until that list is complete the old set stays. Thousands of clients lose their watches together, as by any change of a
+CRD. So a new list waits a random time (`Periods.relist`; on a new installation not for long), and it is served from
+the API server's cache, with `resourceVersion=0`, if the set fits into a page: such a list has no pages. One that is
+older than what was seen is refused, and the next one is read from etcd. The first list of a process does not wait and
+is read from etcd.
 
 A driver (`watch.Watch` over asyncio) does the I/O. It makes each `next_request`, gives pages to `add_page` and, after
 `open`, the chunks of a stream to `add_chunk`. After an error, and at the end of a stream, it sleeps for `end_attempt`.
@@ -40,6 +44,12 @@ PAGE_SIZE: Final = 500
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 
+_BOOKMARK_SECONDS: Final = 75.0
+"""Bookmarks come every minute."""
+_NEW_SECONDS: Final = 300.0
+_NEW_RELIST_SECONDS: Final = 10.0
+"""Longest wait for a new list in the first minutes of a process that knows no object. A new installation loses its
+watches when the CRD gets its CA bundle, and its user waits for the first object then."""
 _STOOD_SECONDS: Final = 5.0
 """A stream that was open for this long was no failure."""
 _ATTEMPTS_BEFORE_LIST: Final = 3
@@ -54,20 +64,31 @@ class Periods:
     """Times of watches, in seconds. Each request draws up to a third more, so that clients do not return together."""
 
     watch: float = 300.0
-    """The server ends a watch after this long, if it sent bookmarks in the last one."""
-    quiet: float = 75.0
+    """The server ends a watch after this long, if it sent bookmarks in the last one from its first minutes on."""
+    quiet: float = _BOOKMARK_SECONDS
     """The same without bookmarks: the end is then the only sign that the server is there. It sends none of Events,
-    and none of a collection at rest whose etcd reports no progress."""
+    and none of a collection at rest whose etcd reports progress seldom. (kubeadm has etcd report every 5 s; by default
+    it does every 10 minutes.)"""
     spare: float = 15.0
     """For the way, and for a busy server."""
+    relist: float = 0.0
+    """A new list waits a random time up to this, except the first one and one after a silent connection."""
 
     @property
-    def silence(self) -> float:
-        """A stream on which nothing comes for this long is dead. Bookmarks come every minute."""
-        return self.quiet * _LONGEST_DRAW + self.spare
+    def bookmark(self) -> float:
+        """A server that sends bookmarks has sent the first one after this long."""
+        return min(self.quiet, _BOOKMARK_SECONDS)
+
+    def silence(self, *, has_bookmarks: bool = False) -> float:
+        """A stream on which nothing comes for this long is dead."""
+        return (self.bookmark if has_bookmarks else self.quiet) * _LONGEST_DRAW + self.spare
 
 
 DEFAULT_PERIODS: Final = Periods()
+NODE_PERIODS: Final = Periods(watch=1800.0, quiet=300.0, relist=60.0)
+"""Of clients that are as many as nodes: each end of a watch is a request, and so is the list after three of them that
+brought nothing: 1.7 an hour, and 14 without bookmarks. By default an API server
+ends watches after 30 to 60 minutes, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +134,11 @@ class Changes(Generic[_T]):
     updated: Mapping[str, _T] = field(default_factory=dict)
     deleted: Mapping[str, _T] = field(default_factory=dict)
     """As they were last."""
+    is_list: bool = False
+    """Of a complete list. It counts whatever versions its objects have: etcd may have been restored from a backup."""
+    is_restored: bool = False
+    """Of a list older than what came before, as after such a restore. All its objects are in `updated`, since equal
+    versions of an object may have different contents."""
 
 
 class _Metadata(msgspec.Struct, frozen=True):
@@ -153,18 +179,27 @@ class ListWatch(Generic[_T]):
         self.objects: dict[str, _T] = {}
         self.is_synced = False
         """A list was complete at least once."""
+        self._synced_at = 0.0
         self.problem = ""
         """The error of the last attempt."""
         self._read, self._clock = read, clock
         self._backoff = retry or backoff.Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._version = ""
+        self._seen = ""
+        """The version of the set while a new list is awaited."""
+        self._is_cache_stale = False
+        """The last list was served from a cache and was older than the set."""
         self._token = ""
         self._listed: dict[str, _T] = {}
         self._lines = Lines()
         self._opened_at: float | None = None
         self._heard_at: float | None = None
-        self._sends_bookmarks = False
-        """The last watch brought one."""
+        self._has_bookmarks: bool | None = None
+        """The last watch that stood for long enough brought one in time; None before it."""
+        self._brought_bookmark = False
+        """The present watch brought one in time."""
+        self._silence_seconds = collection.periods.silence()
+        """Of the last request."""
         self._was_useful = False
         """The attempt brought a newer version or a bookmark."""
         self._useless_attempts = 0
@@ -186,8 +221,8 @@ class ListWatch(Generic[_T]):
     @property
     def silence(self) -> str:
         """The reason why the objects may be out of date: the server is silent, also on a new connection; or ''."""
-        periods, seconds = self.collection.periods, self.silent_seconds
-        if seconds <= periods.silence + periods.spare:
+        seconds = self.silent_seconds
+        if seconds <= self._silence_seconds + self.collection.periods.spare:
             return ""
         return f"watch of {self.collection.path}: no response for {seconds:.0f} s"
 
@@ -196,18 +231,21 @@ class ListWatch(Generic[_T]):
         if self._heard_at is None:
             self._heard_at = self._clock()
         if not self._version:
-            query = {"limit": str(self.collection.page_size)} | ({"continue": self._token} if self._token else {})
+            query = {"limit": str(self.collection.page_size)} | self._page_query()
             return ListRequest(query | self._selectors(), self.collection.accept("PartialObjectMetadataList"))
         periods = self.collection.periods
-        seconds = (periods.watch if self._sends_bookmarks else periods.quiet) * random.uniform(1.0, _LONGEST_DRAW)
-        self._sends_bookmarks = False
+        # The first watch is short, to find out.
+        quiet = periods.quiet if self._has_bookmarks is False else periods.bookmark
+        seconds = (periods.watch if self._has_bookmarks else quiet) * random.uniform(1.0, _LONGEST_DRAW)
+        self._silence_seconds = periods.silence(has_bookmarks=self._has_bookmarks is not False)
+        self._brought_bookmark = False
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
             "timeoutSeconds": f"{seconds:.0f}",
         }
-        return WatchRequest(query | self._selectors(), self.collection.accept(), periods.silence)
+        return WatchRequest(query | self._selectors(), self.collection.accept(), self._silence_seconds)
 
     def add_page(self, content: bytes) -> Changes[_T] | None:
         """The difference once the list is complete, None before; `ApiError` if the page cannot be read."""
@@ -220,12 +258,20 @@ class ListWatch(Generic[_T]):
             return None
         if not page.metadata.version:
             raise errors.UnavailableError(f"the list {self.collection.path} has no resource version")
-        self._version, self._useless_attempts = page.metadata.version, 0
+        is_restored = _is_older(page.metadata.version, self._seen)
+        if is_restored and self._uses_cache:
+            self._is_cache_stale = True
+            raise errors.UnavailableError(f"the list {self.collection.path} is older than the last one")
+        self._version, self._useless_attempts, self._is_cache_stale = page.metadata.version, 0, False
         before, self.objects, self._listed = self.objects, self._listed, {}
-        self.is_synced, self.problem = True, ""
+        if not self.is_synced:
+            self.is_synced, self._synced_at = True, self._clock()
+        self.problem = ""
         return Changes(
-            {key: now for key, now in self.objects.items() if key not in before or before[key] != now},
+            {k: now for k, now in self.objects.items() if is_restored or k not in before or before[k] != now},
             {key: last for key, last in before.items() if key not in self.objects},
+            is_list=True,
+            is_restored=is_restored,
         )
 
     def open(self) -> None:
@@ -243,7 +289,10 @@ class ListWatch(Generic[_T]):
 
     def end_attempt(self, error: Exception | None = None) -> float:
         """Seconds to wait before the next request, after an error or the end of a stream."""
-        stood = self._opened_at is not None and self._clock() - self._opened_at >= _STOOD_SECONDS
+        lasted = self._clock() - self._opened_at if self._opened_at is not None else 0.0
+        stood = lasted >= _STOOD_SECONDS
+        if self._brought_bookmark or lasted >= self.collection.periods.bookmark:
+            self._has_bookmarks = self._brought_bookmark
         is_silent = isinstance(error, errors.SilentError)
         if stood:
             self._backoff.reset()
@@ -253,12 +302,32 @@ class ListWatch(Generic[_T]):
         self._useless_attempts = 0 if self._was_useful else self._useless_attempts + 1
         if error is not None:
             self._report(error)
-        if not isinstance(error, errors.UnavailableError | None) or is_silent or self._is_version_doubtful():
-            self._version = ""
         pause = self._backoff.next(error.retry_after if isinstance(error, errors.UnavailableError) else 0.0)
+        if not isinstance(error, errors.UnavailableError | None) or is_silent or self._is_version_doubtful():
+            pause = max(pause, self._drop_version(spread=not is_silent))
         if not is_silent:
             self._heard_at = self._clock() + pause
         return pause
+
+    @property
+    def _uses_cache(self) -> bool:
+        """A list may be served from the API server's cache, in one piece."""
+        return self.is_synced and not self._is_cache_stale and len(self.objects) <= self.collection.page_size
+
+    def _page_query(self) -> dict[str, str]:
+        if self._token:
+            return {"continue": self._token}
+        return {"resourceVersion": "0"} if self._uses_cache else {}
+
+    def _drop_version(self, *, spread: bool) -> float:
+        """Let the next request be a list; return the seconds until then, none if this client alone lost its watch."""
+        if not self._version:
+            return 0.0
+        self._seen, self._version = self._version, ""
+        longest = self.collection.periods.relist
+        if not self.objects and self._clock() - self._synced_at < _NEW_SECONDS:
+            longest = min(longest, _NEW_RELIST_SECONDS)
+        return random.uniform(0.0, longest) if spread else 0.0
 
     def _is_version_doubtful(self) -> bool:
         return self._useless_attempts > 0 and self._useless_attempts % _ATTEMPTS_BEFORE_LIST == 0
@@ -292,7 +361,10 @@ class ListWatch(Generic[_T]):
         if _is_older(version, self._version):
             raise errors.GoneError(f"watch {self.collection.path}: version {version} after {self._version}")
         if is_bookmark:
-            self._sends_bookmarks = self._was_useful = True
+            self._was_useful = True
+            opened_at = self._clock() if self._opened_at is None else self._opened_at
+            if self._clock() - opened_at <= self.collection.periods.silence(has_bookmarks=True):
+                self._brought_bookmark = True
         elif version != self._version:
             self._was_useful = True
             self._backoff.reset()

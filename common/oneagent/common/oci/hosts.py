@@ -82,20 +82,20 @@ def add_flags(add: flags.AddFlag) -> None:
     add(
         "registry-mirrors",
         "",
-        "mirrors that are tried before an image's own registry: docker.io=mirror.example:5000/hub,*=second.example",
+        "mirrors to try before an image's own registry: docker.io=mirror.example:5000/hub,*=second.example",
         parse=flags.checked(parse_mirrors),
     )
-    add("registry-plain-http", "", "registries and mirrors reached without TLS, separated by commas", parse=host_list)
+    add("registry-plain-http", "", "registries and mirrors without TLS, comma-separated", parse=host_list)
     add(
         "registry-allow",
         "",
-        "registries that images may come from, as registry, registry/path or *.example.com; all if empty",
+        "allowed registries, as registry, registry/path or *.example.com, comma-separated; all if empty",
         parse=host_list,
     )
     add(
         "registry-realms",
         "",
-        "hosts that may get a registry's credentials to issue a token, besides its own, separated by commas",
+        "additional token servers, host[:port], that may receive a registry's credentials, comma-separated",
         parse=flags.checked(parse_realms),
     )
 

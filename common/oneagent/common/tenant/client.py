@@ -13,15 +13,14 @@ import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from types import TracebackType
 from typing import Annotated, Final, Self, TypeVar
 
 import httpx2 as httpx
 import msgspec
 
-from oneagent.common import foreign_json, identifiers, typed_json
-from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common import distribution, foreign_json, identifiers, typed_json
+from oneagent.common.agents.oneagent import ruxitagentproc
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 from oneagent.common.oci import reference
@@ -30,16 +29,16 @@ MAX_RESPONSE_BYTES: Final = 1 << 20
 MAX_CONFIG_BYTES: Final = 2 << 20
 """The module configuration of a large tenant has some hundred kilobytes."""
 MAX_PROPERTIES: Final = 20_000
-_MAX_ENDPOINTS: Final = 1_000
+MAX_ENDPOINTS: Final = 1_000
 _MAX_VERSIONS: Final = 10_000
 _MAX_IMAGES: Final = 1_000
-_MAX_TEXT: Final = 4_096
+MAX_TEXT: Final = 4_096
 
 _IMAGES_REMEDY: Final = "use a token that may read container images, or name the images in the DynaKube"
 _COMPONENTS: Final = ("oneagent", "codemodules")
 _AGENT: Final = "/v1/deployment/installer/agent"
 _ARCHITECTURES: Final = {"x86_64": "x86", "aarch64": "arm", "ppc64le": "ppcle", "s390x": "s390"}
-_DIRECTORY_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+DIRECTORY_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _T = TypeVar("_T")
 
 
@@ -96,7 +95,7 @@ class TenantAccess:
         """Headers of every request. They contain the token: never log them."""
         return {
             "Authorization": f"Api-Token {self.token}",
-            "User-Agent": f"{identifiers.DISTRIBUTION}/{_own_version()}",
+            "User-Agent": f"{identifiers.DISTRIBUTION}/{distribution.version()}",
         }
 
 
@@ -111,7 +110,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class ModuleConfig:
-    """The tenant's settings for `ruxitagentproc.conf`, and their revision."""
+    """The tenant's settings for agents, and their revision."""
 
     revision: int
     properties: tuple[ruxitagentproc.Property, ...] = field(repr=False)
@@ -149,7 +148,7 @@ class Tenant:
         return [parse_version(text, "availableVersions") for text in _decode(body, _Available, path).availableVersions]
 
     def connection(self) -> Connection | None:
-        """Return the agents' endpoints; None if the tenant answers 400: no endpoint for the network zone."""
+        """Return the agents' endpoints; None if the network zone has none: the tenant names none, or answers 400."""
         params = {"defaultZoneFallback": "true"}
         if self._access.network_zone:
             params["networkZone"] = self._access.network_zone
@@ -158,9 +157,13 @@ class Tenant:
         if status == 400:
             return None
         answer = _decode(body, _Connection, path)
-        if not _DIRECTORY_NAME.fullmatch(answer.tenantUUID):
+        if not DIRECTORY_NAME.fullmatch(answer.tenantUUID):
             rule = "letters, digits, '.', '_' and '-' are allowed, no '.' first, at most 128 characters"
             raise errors.UnexpectedResponseError(f"tenantUUID: {answer.tenantUUID[:140]!r}: {rule}")
+        if not answer.communicationEndpoints:
+            return None
+        if not answer.tenantToken:
+            raise errors.UnexpectedResponseError(f"{path}: tenantToken is empty: agents cannot report without it")
         return Connection(
             identifiers.TenantId(answer.tenantUUID), answer.tenantToken, tuple(answer.communicationEndpoints)
         )
@@ -269,14 +272,7 @@ def _decode(body: bytes, wanted: type[_T], path: str) -> _T:
         raise errors.UnexpectedResponseError(f"{path}: not the documented response: {error}") from error
 
 
-def _own_version() -> str:
-    try:
-        return metadata.version(identifiers.DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-_Text = Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)]
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 
 
 class _Latest(msgspec.Struct):
@@ -293,8 +289,8 @@ class _Available(msgspec.Struct):
 
 class _Connection(msgspec.Struct):
     tenantUUID: str
-    tenantToken: Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)] = ""
-    communicationEndpoints: Annotated[list[_Text], msgspec.Meta(max_length=_MAX_ENDPOINTS)] = []
+    tenantToken: Annotated[str, msgspec.Meta(max_length=MAX_TEXT)] = ""
+    communicationEndpoints: Annotated[list[_Text], msgspec.Meta(max_length=MAX_ENDPOINTS)] = []
 
 
 class _ModuleConfig(msgspec.Struct):

@@ -1,7 +1,8 @@
 """One poll of a DynaKube's tenant and of its image's registry, the same on nodes and in the operator.
 
-A tenant allows 50 requests a minute for the whole cluster, so polls are rare. A failed poll leaves the last answers in
-place: a tenant that is down changes nothing in the cluster.
+A tenant allows 50 requests a minute for the whole cluster. So the operator polls, rarely, and nodes get its answers
+(see `tenant_secret`); a node polls only where no operator does. A failed poll leaves the last answers in place: a
+tenant that is down changes nothing in the cluster.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from oneagent.common import backoff, logs
-from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common.agents.oneagent import ruxitagentproc
 from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import client as http_client
 from oneagent.common.http import errors
@@ -23,6 +24,9 @@ from oneagent.common.kubernetes.errors import ApiError, ForbiddenError
 from oneagent.common.tenant import client, inputs
 from oneagent.common.tenant.image_resolver import ImageState
 from oneagent.common.tenant.inputs import ObjectReader
+
+if TYPE_CHECKING:
+    from oneagent.common.agents.opentelemetry.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -46,22 +50,36 @@ class TenantState:
     tenant_token: str = field(default="", repr=False)
     endpoints: tuple[str, ...] = ()
     no_endpoint: bool = False
-    """The tenant has no endpoint for the network zone."""
+    """The tenant has no endpoint for `network_zone`."""
+    network_zone: str = ""
     latest: Version | None = None
     images: Mapping[str, str] = field(default_factory=dict)
     """Newest images in a public registry, by component."""
     revision: int = 0
     properties: tuple[ruxitagentproc.Property, ...] = field(default=(), repr=False)
+    exporter_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers of the exporter's requests, of an OpenTelemetryInjection."""
+    exporter_ca: str = field(default="", repr=False)
+    """Certificates that the exporter trusts, in PEM form; empty for the system's."""
+    exporter_inputs: str = ""
+    """Digest of the versions of the objects that have these; in the operator only."""
     complete: bool = False
-    """One poll has succeeded: answers that a later poll lacks are the former ones."""
+    """One poll has brought everything that agents need: answers that a later poll lacks are the former ones."""
+    questions: tuple[str, str, str] = ("", "", "")
+    """`DynaKube.tenant_questions` of the poll that was complete."""
+    operator_reason: str = ""
+    """The operator's reason why it has no answers for nodes; on nodes only."""
     scopes: frozenset[str] | None = None
-    """None: not requested, or not supported by the tenant."""
+    """None: not requested, not supported by the tenant, or not known because of `scopes_problem`."""
+    scopes_problem: str = ""
     token_invalid: bool = False
     """The Secret or a token in it cannot be used."""
     uses_paas_token: bool = False
     """The token for downloads is `paasToken`, which the tenant's makers have deprecated."""
     token_rejected: bool = False
     """The tenant has rejected the token."""
+    is_unreachable: bool = False
+    """The last poll had no response: name, connection, TLS, proxy or timeout."""
     image: ImageState = field(default_factory=ImageState)
     problem: str = ""
     """The reason why the last poll of the tenant failed."""
@@ -76,7 +94,14 @@ class TenantState:
     @property
     def any_problem(self) -> str:
         """Return the problem of the last poll and the time of the next one, for a condition."""
-        return self.explain(self.image.problem or self.problem)
+        return self.explain(self.image.problem or self.problem) or self.operator_reason
+
+    @property
+    def obstacle(self) -> str:
+        """Return why the last poll has not brought everything that agents need."""
+        if self.no_endpoint:
+            return no_endpoint(self.network_zone)
+        return self.explain(self.problem) or self.operator_reason or "the tenant has not been polled yet"
 
     def explain(self, problem: str) -> str:
         """Add the time of the next poll to a problem, if it is not soon."""
@@ -153,17 +178,19 @@ def _poll_tenant(
     wait: Callable[[str], None],
 ) -> TenantState:
     state = replace(before, problem="", is_forbidden=False, retry_after=None, polled_at=now())
-    state = replace(state, token_invalid=False, token_rejected=False)
+    state = replace(state, token_invalid=False, token_rejected=False, is_unreachable=False)
+    if dynakube.telemetry is not None:
+        return _read_exporter(state, dynakube.telemetry, objects)
     if not dynakube.api_url:
-        return replace(state, tenant=dynakube.tenant, complete=True)
+        return replace(state, tenant=dynakube.tenant, complete=True, questions=dynakube.tenant_questions)
     try:
         access = inputs.tenant_access(dynakube, objects)
         state = replace(state, uses_paas_token=bool(access.paas_token))
         wait(dynakube.api_url)
         with client.Tenant(access) as tenant:
             if requests.scopes:
-                state = replace(state, scopes=tenant.scopes())
-            state = _with_connection(state, tenant.connection())
+                state = _with_scopes(state, tenant, dynakube)
+            state = _with_connection(state, tenant.connection(), dynakube)
             if requests.latest:
                 state = replace(state, latest=tenant.latest_version())
             if config := tenant.module_config(state.revision, host_group=dynakube.host_group):
@@ -179,6 +206,7 @@ def _poll_tenant(
             problem=str(error),
             token_invalid=isinstance(error, client.InvalidTokenError),
             token_rejected=isinstance(error, errors.HttpStatusError) and error.status in (401, 403),
+            is_unreachable=isinstance(error, errors.UnreachableError),
             is_forbidden=isinstance(error, ForbiddenError),
             retry_after=getattr(error, "retry_after", None),
         )
@@ -186,12 +214,45 @@ def _poll_tenant(
         # URLs, certificates and proxies of users reach the libraries below: a fault is one of this tenant alone.
         log.exception("tenant poll failed", extra=logs.fields(dynakube=dynakube.name))
         return replace(state, problem=f"{type(error).__name__}: {error}")
-    return replace(state, complete=True)
+    if state.no_endpoint:
+        # The former answers, if any, stay in use.
+        return state
+    return replace(state, complete=True, questions=dynakube.tenant_questions)
 
 
-def _with_connection(state: TenantState, connection: client.Connection | None) -> TenantState:
+def _read_exporter(state: TenantState, telemetry: Telemetry, objects: ObjectReader) -> TenantState:
+    """Return the state with the exporter's headers and CA; all former ones stay while one of them cannot be used."""
+    secret, authority = telemetry.headers_secret, telemetry.authority
+    try:
+        headers = inputs.exporter_headers(secret, objects) if secret else {}
+        certificates = inputs.exporter_ca(authority, objects) if authority is not None else ""
+    except (ApiError, http_client.InvalidSettingsError) as error:
+        log.warning("exporter's headers or CA not read", extra=logs.fields(reason=error))
+        return replace(state, problem=str(error), is_forbidden=isinstance(error, ForbiddenError))
+    return replace(state, exporter_headers=headers, exporter_ca=certificates, complete=True)
+
+
+def _with_scopes(state: TenantState, tenant: client.Tenant, dynakube: DynaKube) -> TenantState:
+    """Return the state with the token's scopes. They are for the condition: without them the poll goes on."""
+    try:
+        return replace(state, scopes=tenant.scopes(), scopes_problem="")
+    except errors.HttpError as error:
+        is_of_lookup = getattr(error, "status", 0) >= 500 or isinstance(error, errors.UnexpectedResponseError)
+        if not is_of_lookup:
+            raise
+        log.warning("scopes of the token not known", extra=logs.fields(dynakube=dynakube.name, reason=error))
+        return replace(state, scopes=None, scopes_problem=str(error))
+
+
+def no_endpoint(network_zone: str) -> str:
+    """Return the problem and its remedy."""
+    remedy = "correct the zone, or give it an ActiveGate"
+    return f"the tenant has no endpoint for spec.networkZone {network_zone!r}: {remedy}"
+
+
+def _with_connection(state: TenantState, connection: client.Connection | None, dynakube: DynaKube) -> TenantState:
     if connection is None:
-        return replace(state, no_endpoint=True)
+        return replace(state, no_endpoint=True, network_zone=dynakube.network_zone)
     return replace(
         state,
         no_endpoint=False,

@@ -16,7 +16,7 @@ import re
 import struct
 from typing import Final
 
-from oneagent.common.injection import contract
+from oneagent.common import agents
 from oneagent.common.unpack import NotAnAgentError, UnsupportedPackageError, entry_index
 from oneagent.common.unpack.entry_index import EntryIndex
 
@@ -38,8 +38,9 @@ def prepare(index: EntryIndex) -> str:
     """
     root = NESTED if NESTED in index.directories else ""
     prefix = f"{root}/" if root else ""
-    if library_path(root) not in index.files:
-        raise NotAnAgentError(f"the package has no {contract.PRELOAD_LIBRARY}")
+    if not library_path(root, index):
+        missing = " or ".join(profile.preload_library for profile in agents.PROFILES)
+        raise NotAnAgentError(f"the package has no {missing}")
     current = prefix + CURRENT
     if current in index.files or current in index.directories:
         raise NotAnAgentError(f"{current!r} has to be a link to a version's directory, or absent")
@@ -57,12 +58,14 @@ def read_version(index: EntryIndex) -> str | None:
     return _newest_version(index, f"{NESTED}/{_BIN}" if NESTED in index.directories else _BIN)
 
 
-def library_path(root: str) -> str:
-    """Return the path of the preload library in a package whose agent's root is `root`."""
-    return f"{root}/{contract.PRELOAD_LIBRARY}" if root else contract.PRELOAD_LIBRARY
+def library_path(root: str, index: EntryIndex) -> str:
+    """Return the path of the preload library in a package whose agent's root is `root`; empty if it has none."""
+    prefix = f"{root}/" if root else ""
+    paths = (prefix + profile.preload_library for profile in agents.PROFILES)
+    return next((path for path in paths if path in index.files), "")
 
 
-def check_machine(beginning: bytes, machine: str | None = None) -> None:
+def check_machine(beginning: bytes, machine: str | None = None, *, library: str = "the preload library") -> None:
     """Refuse a preload library for another machine, by its first bytes. The default is this machine.
 
     A file that is not ELF passes: it is not for any machine.
@@ -79,7 +82,7 @@ def check_machine(beginning: bytes, machine: str | None = None) -> None:
         bits, end = 32 * wordsize, ("little", "big")[order - 1]
         unknown = f"machine {kind} of ELF with {bits} bits, {end}-endian"
         known = next((name for name, values in _MACHINES.items() if values == target), unknown)
-        raise UnsupportedPackageError(f"{contract.PRELOAD_LIBRARY} is for {known}, this node is {machine}")
+        raise UnsupportedPackageError(f"{library.removeprefix(f'{NESTED}/')} is for {known}, this node is {machine}")
 
 
 def _newest_version(index: EntryIndex, directory: str) -> str | None:

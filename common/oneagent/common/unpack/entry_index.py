@@ -60,6 +60,11 @@ def parent_path(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def disk_bytes(size: int) -> int:
+    """Return the bytes that a file takes on a disk with blocks of 4 KiB."""
+    return -size // _BLOCK * -_BLOCK
+
+
 class EntryIndex:
     """The entries of a package: `files` with sizes, `links` with targets, and every directory above one."""
 
@@ -76,7 +81,7 @@ class EntryIndex:
     def disk_bytes(self) -> int:
         """Bytes that the tree takes on a disk with blocks of 4 KiB."""
         entries = len(self.directories) + len(self.links)
-        return sum(-size // _BLOCK * -_BLOCK for size in self.files.values()) + entries * _BLOCK
+        return sum(map(disk_bytes, self.files.values())) + entries * _BLOCK
 
     def add_file(self, path: str, size: int) -> None:
         self._add(path)

@@ -108,13 +108,15 @@ def verify(
     bytes_per_second: float | None = None,
     limit: int = 100,
     cancelled: Callable[[], bool] | None = None,
+    on_read: Callable[[int], None] = lambda _bytes: None,
 ) -> list[Finding]:
     """Return the differences between `tree` and `manifest`, at most the first `limit`.
 
     `bytes_per_second` bounds the reading, so that a check in the background leaves the disk to others. A file
     that vanishes or cannot be read is a finding, not an error. Once `cancelled()`, returns the findings so far.
+    `on_read` gets the number of bytes of each piece.
     """
-    limiter = _RateLimiter(bytes_per_second, cancelled or (lambda: False))
+    limiter = _RateLimiter(bytes_per_second, cancelled or (lambda: False), on_read)
     findings: list[Finding] = []
     for finding in _find_differences(tree, manifest, limiter):
         findings.append(finding)
@@ -195,14 +197,18 @@ def _hash_file(name: str, directory: int, limiter: _RateLimiter) -> str | None:
 class _RateLimiter:
     """Sleeps so that the rate since the start stays below the limit."""
 
-    def __init__(self, bytes_per_second: float | None, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, bytes_per_second: float | None, cancelled: Callable[[], bool], on_read: Callable[[int], None]
+    ) -> None:
         self.cancelled = cancelled
+        self._on_read = on_read
         self._rate = bytes_per_second
         self._start = time.monotonic()
         self._spent = 0
 
     def spend(self, count: int) -> None:
         self._spent += count
+        self._on_read(count)
         if self._rate:
             time.sleep(max(0.0, self._start + self._spent / self._rate - time.monotonic()))
 

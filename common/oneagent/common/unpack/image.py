@@ -1,17 +1,17 @@
 """Unpacks the layers of an image into a tree: completely, or not at all.
 
-Layers are read twice. The first pass keeps only the list of entries. So the names, sizes and checksums of all layers
-are verified, and the needed space is known, before the first byte is written; and a file that a later layer
-replaces is never written. The second pass writes the remaining files in the order in which they come. A second
-decompression costs less than writing files and deleting them again.
+Layers are read from the highest, and merged when all of them have been read. Until then the names, sizes and checksums
+are not verified, the needed space is not known, and a file may be hidden by a whiteout. With `EarlyFiles` files are
+nevertheless written as they come, as far as there is room, so that nearly always each layer is decompressed once.
+The files that are missing then are written in a second reading; without `EarlyFiles` these are all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -22,6 +22,7 @@ from oneagent.common.unpack import (
     agent_layout,
     decompress,
     dedup,
+    early_files,
     entry_index,
     file_manifest,
     layer_merge,
@@ -43,11 +44,14 @@ class ImagePackage:
     root: str
     """The agent's directory within the index."""
     max_bytes: int
+    early: early_files.EarlyFiles | None = None
+    written: Mapping[layer_merge.Content, file_manifest.File] = field(default_factory=dict)
+    """Files that `early` has written."""
 
     @property
     def unpacked_size(self) -> int:
-        """Bytes that it takes on a disk, for the free-space check."""
-        return self.plan.index.disk_bytes
+        """Bytes that it takes on a disk in addition to the early files, for the free-space check."""
+        return self.plan.index.disk_bytes - sum(entry_index.disk_bytes(file.size) for file in self.written.values())
 
     def unpack(
         self,
@@ -60,21 +64,23 @@ class ImagePackage:
     ) -> tree_writer.UnpackedAgent:
         """Unpack the agent into `scratch`, as `zip.unpack_agent` does with a zip.
 
-        `threads` is ignored: the files of a layer come one after the other.
+        `threads` is ignored: the files of a layer come one after the other. With early files, `scratch` is their tree.
         """
 
         def write_files(writer: tree_writer.FileWriter) -> list[file_manifest.File]:
             written: list[file_manifest.File] = []
+            for content, file in self.written.items():
+                written += self._link_names(content, file, writer)
             for number, layer in enumerate(self.layers):
                 written += self._write_layer(number, layer, budget, writer, cancelled or _never)
-            agent_layout.check_machine(
-                writer.read_prefix(agent_layout.library_path(self.root), agent_layout.HEADER_BYTES)
-            )
+            library = agent_layout.library_path(self.root, self.plan.index)
+            agent_layout.check_machine(writer.read_prefix(library, agent_layout.HEADER_BYTES), library=library)
             return written
 
         budget = decompress.Budget(self.max_bytes)
+        made = self.early.directories if self.early else frozenset[str]()
         with _map_disk_errors("the image cannot be unpacked"):
-            whole = tree_writer.write_tree(scratch, self.plan.index, write_files, existing, on_written)
+            whole = tree_writer.write_tree(scratch, self.plan.index, write_files, existing, on_written, made)
         manifest = whole.subtree(self.root)
         return tree_writer.UnpackedAgent(scratch / self.root, manifest, manifest.unpacked_bytes)
 
@@ -86,7 +92,8 @@ class ImagePackage:
         writer: tree_writer.FileWriter,
         cancelled: Callable[[], bool],
     ) -> Iterator[file_manifest.File]:
-        contents = {content.entry: content for content in self.plan.files if content.layer == number}
+        missing = self.plan.files.keys() - self.written.keys()
+        contents = {content.entry: content for content in missing if content.layer == number}
         if not contents:
             return
         last = max(contents)
@@ -107,13 +114,20 @@ class ImagePackage:
         writer: tree_writer.FileWriter,
         cancelled: Callable[[], bool],
     ) -> Iterator[file_manifest.File]:
-        first, *others = self.plan.files[content]
+        first = self.plan.files[content][0]
         with writer.tree.open_directory(entry_index.parent_path(first)) as directory:
             written = writer.write(directory, first, content.mode, _cancellable(tar.chunks(), cancelled))
+        return self._link_names(content, written, writer)
+
+    def _link_names(
+        self, content: layer_merge.Content, written: file_manifest.File, writer: tree_writer.FileWriter
+    ) -> Iterator[file_manifest.File]:
+        """Give a written file the other names of its content."""
         yield written
-        for path in others:
-            writer.make_hard_link(path, first)
-            yield msgspec.structs.replace(written, path=path)
+        for path in self.plan.files[content]:
+            if path != written.path:
+                writer.make_hard_link(path, written.path)
+                yield msgspec.structs.replace(written, path=path)
 
 
 def read(
@@ -121,20 +135,60 @@ def read(
     *,
     limits: common_unpack.UnpackLimits | None = None,
     cancelled: Callable[[], bool] | None = None,
+    early: early_files.EarlyFiles | None = None,
 ) -> ImagePackage:
-    """Read an image's layers, lowest first. `PackageError` if they are refused."""
-    limits = limits or common_unpack.UnpackLimits()
-    with _map_disk_errors("the image cannot be read"):
-        size = sum(os.stat(layer).st_size for layer in layers)
-        max_bytes = limits.max_unpacked_bytes(size) + _TAR_OVERHEAD * limits.entries
-        merged = layer_merge.LayerMerge(limits)
-        budget = decompress.Budget(max_bytes)
-        for layer in layers:
-            with decompress.open_layer(layer, budget) as stream:
-                merged.add_layer(_cancellable(tar_reader.TarReader(stream), cancelled or _never))
+    """Read an image's layers, lowest first. `PackageError` if they are refused; then there are no early files."""
+    try:
+        with _map_disk_errors("the image cannot be read"):
+            return _read(layers, limits or common_unpack.UnpackLimits(), cancelled or _never, early)
+    except BaseException:
+        if early:
+            early.discard()
+        raise
+
+
+def _read(
+    layers: Sequence[common_unpack.PackageFile],
+    limits: common_unpack.UnpackLimits,
+    cancelled: Callable[[], bool],
+    early: early_files.EarlyFiles | None,
+) -> ImagePackage:
+    size = sum(os.stat(layer).st_size for layer in layers)
+    max_bytes = limits.max_unpacked_bytes(size) + _TAR_OVERHEAD * limits.entries
+    merged = layer_merge.LayerMerge(limits)
+    _read_layers(layers, merged, max_bytes, cancelled, early)
+    if merged.is_full:
+        if early:
+            early.expect_nested()
+        merged = layer_merge.LayerMerge(limits, agent_only=True)
+        _read_layers(layers, merged, max_bytes, cancelled, early)
+    merged.merge()
     plan = merged.plan(size)
     root = agent_layout.prepare(plan.index)
-    return ImagePackage(tuple(layers), plan, root, max_bytes)
+    return ImagePackage(tuple(layers), plan, root, max_bytes, early, early.keep(plan) if early else {})
+
+
+def _read_layers(
+    layers: Sequence[common_unpack.PackageFile],
+    merged: layer_merge.LayerMerge,
+    max_bytes: int,
+    cancelled: Callable[[], bool],
+    early: early_files.EarlyFiles | None,
+) -> None:
+    """Read layers from the highest, and write early files, until `merged` is full."""
+
+    def entries(tar: tar_reader.TarReader, layer: int) -> Iterator[tar_reader.Entry]:
+        for number, entry in enumerate(_cancellable(tar, cancelled)):
+            if early:
+                early.offer(layer, number, entry, _cancellable(tar.chunks(), cancelled))
+            yield entry
+
+    budget = decompress.Budget(max_bytes)
+    for number, layer in reversed(list(enumerate(layers))):
+        with decompress.open_layer(layer, budget) as stream:
+            merged.read_layer(number, entries(tar_reader.TarReader(stream), number))
+        if merged.is_full:
+            return
 
 
 @contextlib.contextmanager

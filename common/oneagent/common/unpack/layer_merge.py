@@ -10,6 +10,9 @@ distribution, by any tool, with devices, absolute links and odd names. Only what
 that leads through its directory or out of the image, and a whiteout without a name. Where an image has no such
 directory, all of it is the agent.
 
+An image may have more entries than an agent may, most of them a distribution's. Then it is read a second time, and
+only entries in the agent's directory or above it are kept. Hard links to other files are refused in such an image.
+
 Paths begin at the image's root, with a `/` in front or without.
 """
 
@@ -62,42 +65,54 @@ class Plan:
 
 
 class LayerMerge:
-    """Merges layers as they are added, lowest first."""
+    """Merges layers, which may be read in any order."""
 
-    def __init__(self, limits: unpack.UnpackLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: unpack.UnpackLimits, *, agent_only: bool = False) -> None:
+        """`agent_only`: keep only entries in the agent's directory or above it."""
+        self._limits, self._agent_only = limits, agent_only
+        self.is_full = False
+        """There were more entries than the limit; the rest was not read."""
         self._tree: _Directory = {}
-        self._layers = 0
+        self._read: dict[int, list[tuple[list[str], int, tar_reader.Entry]]] = {}
         self._entries = 0
         self._problem: unpack.PackageError | None = None
         """The first one of an entry outside of the agent's directory."""
 
-    def add_layer(self, layer: Iterable[tar_reader.Entry]) -> None:
-        entries: list[tuple[list[str], int, tar_reader.Entry]] = []
-        for number, entry in enumerate(layer):
-            # Directories that only a path names count too.
+    def read_layer(self, layer: int, entries: Iterable[tar_reader.Entry]) -> None:
+        """Read the entries of a layer; 0 is the lowest one."""
+        kept = self._read[layer] = []
+        for number, entry in enumerate(entries):
+            if self._agent_only and not _leads_to_agent(entry.name):
+                continue
             self._entries += 1
             if self._entries > self._limits.entries:
-                raise PackageTooLargeError(f"the package has more than {self._limits.entries:,} entries")
+                self.is_full = True
+                return
             with self._unless_outside(entry.name):
                 if entry.problem:
                     error, text = entry.problem
                     raise error(text)
-                entries.append((_split(entry.name), number, entry))
-        for parts, _, _ in entries:
-            if parts and parts[-1].startswith(_WHITEOUT):
-                self._apply_whiteout(parts)
-        placed: dict[str, bool] = {}
-        for parts, number, entry in entries:
-            if parts and not any(part.startswith(_WHITEOUT) for part in parts):
-                with self._unless_outside(entry.name):
-                    self._add_entry(parts, entry, number, placed)
-        self._layers += 1
+                kept.append((_split(entry.name), number, entry))
+
+    def merge(self) -> None:
+        """Merge the layers that have been read, lowest first."""
+        for layer in sorted(self._read):
+            entries = self._read.pop(layer)
+            for parts, _, _ in entries:
+                if parts and parts[-1].startswith(_WHITEOUT):
+                    self._apply_whiteout(parts)
+            placed: dict[str, bool] = {}
+            for parts, number, entry in entries:
+                if parts and not _has_whiteout(parts):
+                    with self._unless_outside(entry.name):
+                        self._add_entry(parts, entry, (layer, number), placed)
 
     def plan(self, archive_bytes: int) -> Plan:
         """Return the entries below the agent's directory, or all if there is none; refused if one is unsupported."""
         nested = self._find(_AGENT)
         root = nested if isinstance(nested, dict) else self._tree
+        if self.is_full or (self._agent_only and root is self._tree):
+            raise PackageTooLargeError(f"the package has more than {self._limits.entries:,} entries")
         if root is self._tree and self._problem:
             raise self._problem
         plan = Plan(EntryIndex(self._limits, archive_bytes))
@@ -148,8 +163,10 @@ class LayerMerge:
             else:
                 directory.pop(hidden, None)
 
-    def _add_entry(self, parts: list[str], entry: tar_reader.Entry, number: int, placed: dict[str, bool]) -> None:
-        """`placed` are the paths of this layer, each True for a directory."""
+    def _add_entry(
+        self, parts: list[str], entry: tar_reader.Entry, place: tuple[int, int], placed: dict[str, bool]
+    ) -> None:
+        """`place` are the numbers of its layer and entry; `placed` the layer's paths, each True for a directory."""
         directory = self._make_directories(parts[:-1], entry.name, placed)
         path, is_directory = "/".join(parts), entry.kind is tar_reader.Kind.DIRECTORY
         if path in placed and not (is_directory and placed[path]):
@@ -160,14 +177,13 @@ class LayerMerge:
         if is_directory:
             directory[parts[-1]] = before if isinstance(before, dict) else {}
         else:
-            directory[parts[-1]] = self._make_node(entry, number)
+            directory[parts[-1]] = self._make_node(entry, place)
 
     def _make_directories(self, parts: list[str], name: str, placed: dict[str, bool]) -> _Directory:
         node = self._tree
         for depth, part in enumerate(parts, 1):
             if part not in node:
                 node[part] = {}
-                self._entries += 1
             below = node[part]
             if not isinstance(below, dict):
                 above = "/".join(parts[:depth])
@@ -178,9 +194,9 @@ class LayerMerge:
             node = below
         return node
 
-    def _make_node(self, entry: tar_reader.Entry, number: int) -> _Node:
+    def _make_node(self, entry: tar_reader.Entry, place: tuple[int, int]) -> _Node:
         if entry.kind is tar_reader.Kind.FILE:
-            return Content(self._layers, number, entry.mode, entry.size)
+            return Content(*place, entry.mode, entry.size)
         if entry.kind is tar_reader.Kind.LINK:
             return _Link(entry.target)
         if entry.kind is tar_reader.Kind.HARD_LINK:
@@ -193,6 +209,15 @@ class LayerMerge:
         return _Unsupported()
 
 
+def is_whiteout(path: str) -> bool:
+    """Return True for the path of a whiteout, and for one below it."""
+    return _has_whiteout(path.split("/"))
+
+
+def _has_whiteout(parts: list[str]) -> bool:
+    return any(part.startswith(_WHITEOUT) for part in parts)
+
+
 def _split(name: str) -> list[str]:
     """Split a path. Used paths are checked again by `entry_index.clean_path`."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -201,6 +226,17 @@ def _split(name: str) -> list[str]:
     if len(parts) > _DEPTH_MAX:
         raise UnsafePackageError(f"{name[:80]!r} lies deeper than {_DEPTH_MAX} directories")
     return parts
+
+
+def _leads_to_agent(name: str) -> bool:
+    """Return True for a path in the agent's directory or above it, for a whiteout of such, and for one that is odd."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if parts and parts[-1].startswith(_WHITEOUT):
+        hidden = parts.pop().removeprefix(_WHITEOUT)
+        if hidden in ("", ".", ".."):
+            return True
+        parts += [hidden] if hidden != _OPAQUE.removeprefix(_WHITEOUT) else []
+    return ".." in parts or parts[: len(_AGENT)] == _AGENT[: len(parts)]
 
 
 def _reaches_agent(name: str) -> bool:

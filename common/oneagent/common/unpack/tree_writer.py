@@ -20,7 +20,7 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -139,6 +139,19 @@ class TreeWriter:
                 dst_dir_fd=target,
                 follow_symlinks=False,
             )
+
+    def remove_file(self, path: str) -> None:
+        """Remove a file of the tree."""
+        above, _, name = path.rpartition("/")
+        with self.open_directory(above) as fd:
+            os.unlink(name, dir_fd=fd)
+
+    def remove_directories(self, paths: Iterable[str]) -> None:
+        """Remove empty directories of the tree, the lowest first."""
+        for path in sorted(paths, reverse=True):
+            above, _, name = path.rpartition("/")
+            with self.open_directory(above) as fd:
+                os.rmdir(name, dir_fd=fd)
 
     def replace_with_link(self, directory: int, path: str, existing: int) -> bool:
         """Replace a file with a link to the open file `existing`; True if that succeeded."""
@@ -282,25 +295,27 @@ def write_tree(
     write_files: Callable[[FileWriter], Iterable[file_manifest.File]],
     existing: dedup.ExistingFiles | None = None,
     on_written: OnWritten | None = None,
+    made: Set[str] = frozenset(),
 ) -> file_manifest.Manifest:
     """Write the entries of `index` into the directory `into`, files by `write_files`; after any error `into` is empty.
 
-    The directory is made if it is absent, and has to be empty otherwise. Files that are in `existing` are linked.
-    `on_written` is called from any thread.
+    The directory is made if it is absent, and has to be empty otherwise, but for the directories `made`, and files
+    below them that `write_files` knows of. Files that are in `existing` are linked. `on_written` is called from any
+    thread.
     """
     into.mkdir(exist_ok=True)
-    if any(into.iterdir()):
+    if not made and any(into.iterdir()):
         raise FileExistsError(errno.EEXIST, "the directory is not empty", str(into))
     try:
         with TreeWriter(into) as tree:
-            tree.make_directories(index.directories)
+            tree.make_directories(index.directories - made)
             files = sorted(
                 write_files(FileWriter(tree, index.files, existing or dedup.ExistingFiles(), on_written)),
                 key=lambda file: file.path,
             )
             links = [tree.make_link(path, target) for path, target in sorted(index.links.items())]
     except BaseException:
-        _empty_directory(into)
+        empty_directory(into)
         raise
     return file_manifest.Manifest(files=files, links=links, directories=sorted(index.directories - {""}))
 
@@ -311,7 +326,8 @@ def _reporting(chunks: Iterable[bytes | memoryview], on_written: OnWritten) -> I
         on_written(len(chunk))
 
 
-def _empty_directory(directory: Path) -> None:
+def empty_directory(directory: Path) -> None:
+    """Remove everything in a directory."""
     for entry in directory.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -76,10 +76,10 @@ def unpack_agent(
     """
     with open_zip(archive, limits) as package:
         root = agent_layout.prepare(package.index)
-        library = agent_layout.library_path(root)
+        library = agent_layout.library_path(root, package.index)
 
         def check(writer: tree_writer.FileWriter) -> None:
-            agent_layout.check_machine(writer.read_prefix(library, agent_layout.HEADER_BYTES))
+            agent_layout.check_machine(writer.read_prefix(library, agent_layout.HEADER_BYTES), library=library)
 
         whole = _unpack(package, scratch, threads, cancelled, existing, check, on_written)
     manifest = whole.subtree(root)

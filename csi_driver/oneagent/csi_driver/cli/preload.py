@@ -8,7 +8,6 @@ the steps from the package to the store.
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import tarfile
 import threading
@@ -23,14 +22,16 @@ import msgspec
 from rich import progress
 from rich.console import Console
 
-from oneagent.common import identifiers, printable, unpack
+from oneagent.common import agents, identifiers, report_output, unpack
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import image as oci_image
 from oneagent.common.oci import layout
 from oneagent.common.oci import reference as oci_reference
-from oneagent.common.unpack import AgentPackage, agent_layout, zip
+from oneagent.common.unpack import AgentPackage, agent_layout, early_files, tree_writer, zip
 from oneagent.common.unpack import image as unpack_image
+from oneagent.csi_driver.cli import progress_bars
+from oneagent.csi_driver.cli.errors import CommandError, explain_access
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.linux.clock import SteadyClock
@@ -50,8 +51,11 @@ class LocalPackage(Protocol):
     @property
     def origin(self) -> PreloadOrigin: ...
 
-    def read(self, report_progress: ReportProgress) -> AgentPackage:
-        """Verify the package; `unpack.PackageError` or `download.DownloadError` if it is corrupt."""
+    def read(self, report_progress: ReportProgress, early: early_files.EarlyFiles) -> AgentPackage:
+        """Verify the package; `unpack.PackageError` or `download.DownloadError` if it is corrupt.
+
+        Files may be written meanwhile, by `early`.
+        """
         ...
 
 
@@ -69,7 +73,7 @@ class ZipPackage:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return PreloadOrigin(version=self.version, dynakube=self.dynakube, sha256=digest)
 
-    def read(self, report_progress: ReportProgress) -> AgentPackage:
+    def read(self, report_progress: ReportProgress, early: early_files.EarlyFiles) -> AgentPackage:
         return zip.read(self.path)
 
 
@@ -83,7 +87,7 @@ class ImagePackage:
     def origin(self) -> PreloadOrigin:
         return PreloadOrigin(image=self.image.digest)
 
-    def read(self, report_progress: ReportProgress) -> AgentPackage:
+    def read(self, report_progress: ReportProgress, early: early_files.EarlyFiles) -> AgentPackage:
         with oci_image.Image(self.image, oci_image.Access()) as opened:
             layers = opened.layers()
         total, done = sum(layer.size for layer in layers), 0
@@ -99,7 +103,7 @@ class ImagePackage:
             )
             done += downloaded.size
             blobs.append(downloaded.path)
-        return unpack_image.read(blobs)
+        return unpack_image.read(blobs, early=early)
 
 
 def run(
@@ -110,7 +114,7 @@ def run(
     *,
     keep_seconds: float,
     wait_seconds: float,
-    json_output: bool,
+    output_format: str,
 ) -> int:
     """Preload a package, wait for the provisioner if one is running, and print the result; the exit code."""
     console = Console(stderr=True)
@@ -119,29 +123,34 @@ def run(
         store = AgentStore(data)
         local = open_package(package, version, dynakube)
         origin = msgspec.structs.replace(local.origin, keep_until=SteadyClock(data.clock).now() + keep_seconds)
-        with _progress_bars(console) as bars:
+        with progress_bars.create(console) as bars:
+            unpacking = _UnpackingBar(bars)
             preloaded = store_preload.preload(
                 data,
-                lambda: local.read(_add_bar(bars, "checking")),
+                partial(local.read, _add_bar(bars, "checking")),
                 origin,
                 usage.list_shareable(data, store),
-                on_begin=lambda size: partial(bars.advance, bars.add_task("unpacking", total=size)),
+                on_begin=unpacking.begin,
+                on_early=unpacking.advance,
             )
         with console.status("waiting for the provisioner"):
             is_stored = _wait_until_stored(data, origin, wait_seconds)
     except (NotPreloadedError, unpack.PackageError, download.DownloadError) as error:
-        raise SystemExit(printable.mask(f"{package}: {error}")) from error
+        raise CommandError("NotPreloaded", f"{package}: {error}") from error
     except OSError as error:
-        raise SystemExit(f"{package} can't be preloaded: {error.strerror} ({error.filename})") from error
-    if json_output:
+        remedy = explain_access(error, data)
+        raise CommandError(
+            "NotPreloaded", f"{package} can't be preloaded: {error.strerror} ({error.filename}){remedy}"
+        ) from error
+    if output_format:
         named = store_key.of_image(origin.image) if origin.image else origin.version
         result: dict[str, Any] = {"format": JSON_FORMAT, "version": named, "taken": is_stored}
         result |= {"bytes": preloaded.bytes, "shared_bytes": preloaded.shared_bytes}
-        sys.stdout.write(json.dumps(result | {"seconds": round(preloaded.seconds, 3)}, indent=2) + "\n")
+        report_output.write(result | {"seconds": round(preloaded.seconds, 3)}, output_format)
     else:
         place = "is in the store" if is_stored else "waits for the provisioner, which puts it into the store"
         if not is_stored and origin.dynakube:
-            place += " once the DynaKube is known on this node"
+            place += f" once the {agents.kind_of_object(origin.dynakube)} is known on this node"
         sys.stdout.write(f"{origin.title}, {preloaded.bytes >> 20} MiB, {place}\n")
     return 0
 
@@ -186,15 +195,22 @@ def _layout_command(archive: Path) -> str:
     return f"tar -xf {archive} -C DIRECTORY" if is_layout else f"skopeo copy docker-archive:{archive} oci:DIRECTORY"
 
 
-def _progress_bars(console: Console) -> progress.Progress:
-    """Return progress bars for a terminal, which print nothing elsewhere."""
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.DownloadColumn(binary_units=True),
-        progress.TimeRemainingColumn(),
-    )
-    return progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+class _UnpackingBar:
+    """The bar of unpacking. The size of an image is known once it has been read, and most of it is written by then."""
+
+    def __init__(self, bars: progress.Progress) -> None:
+        self._bars = bars
+        self._task: progress.TaskID | None = None
+
+    def begin(self, total: int) -> tree_writer.OnWritten:
+        if self._task is None:
+            self._task = self._bars.add_task("unpacking", total=total)
+        return self.advance
+
+    def advance(self, written: int) -> None:
+        if self._task is None:
+            self._task = self._bars.add_task("unpacking", total=None)
+        self._bars.advance(self._task, written)
 
 
 def _add_bar(bars: progress.Progress, title: str) -> ReportProgress:

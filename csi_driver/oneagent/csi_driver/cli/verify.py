@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import msgspec
+from rich.console import Console
 
-from oneagent.common import printable
-from oneagent.common.identifiers import TenantId, Version
+from oneagent.common import printable, report_output, terminal
+from oneagent.common.identifiers import TenantId, Version, agent_version
+from oneagent.common.terminal import Screen
+from oneagent.csi_driver.cli import progress_bars
+from oneagent.csi_driver.cli.errors import CommandError, explain_access
 from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.store import integrity
 from oneagent.csi_driver.store.integrity import IntegrityReport, State
@@ -20,22 +24,32 @@ JSON_FORMAT: Final = 1
 """Fields of the JSON form are only ever added; this changes if one has to go."""
 
 
-def run(data: DataDir, versions: Iterable[Version], *, bytes_per_second: float | None, json_output: bool) -> int:
+def run(data: DataDir, versions: Iterable[Version], *, bytes_per_second: float | None, output_format: str) -> int:
     """Verify versions, or the whole store if none is named, and print the reports; the exit code."""
     reports = []
+    console, screen = Console(stderr=True), terminal.of_stream()
     try:
-        for report in integrity.check(data, versions, bytes_per_second=bytes_per_second):
-            reports.append(report)
-            if not json_output:
-                sys.stdout.writelines(f"{printable.mask(line)}\n" for line in to_lines(data, report))
-                sys.stdout.flush()
+        with progress_bars.create(console) as bars:
+
+            def begin(version: Version, total: int) -> Callable[[int], None]:
+                return partial(bars.advance, bars.add_task(str(agent_version(version)), total=total))
+
+            for report in integrity.check(data, versions, bytes_per_second=bytes_per_second, on_begin=begin):
+                reports.append(report)
+                for task in bars.task_ids:
+                    bars.remove_task(task)
+                if not output_format:
+                    sys.stdout.writelines(f"{line}\n" for line in to_lines(data, report, screen))
+                    sys.stdout.flush()
     except OSError as error:
-        raise SystemExit(f"agent store can't be read: {error.strerror} ({error.filename})") from error
+        message = f"agent store can't be read: {error.strerror} ({error.filename}){explain_access(error, data)}"
+        raise CommandError("NotReadable", message) from error
     failed = sum(report.state != State.OK for report in reports)
-    if json_output:
-        sys.stdout.write(json.dumps(to_json(data, reports), indent=2) + "\n")
+    if output_format:
+        report_output.write(to_json(data, reports), output_format)
     else:
-        sys.stdout.write(f"{len(reports)} checked, {failed or 'none'} need attention.\n")
+        summary = f"{len(reports)} checked, {failed or 'none'} need attention."
+        sys.stdout.write(screen.paint(summary, "red" if failed else "green") + "\n")
     return 1 if failed else 0
 
 
@@ -46,15 +60,20 @@ def to_json(data: DataDir, reports: Iterable[IntegrityReport]) -> dict[str, Any]
     return plain
 
 
-def to_lines(data: DataDir, report: IntegrityReport) -> Iterator[str]:
+def to_lines(data: DataDir, report: IntegrityReport, screen: Screen) -> Iterator[str]:
     """Yield the lines of text."""
     size = f", {report.files} files, {report.bytes >> 20} MiB" if report.files else ""
-    yield f"{report.kind} {report.name}: {report.state}{size}{f' ({report.message})' if report.message else ''}"
+    message = f" ({report.message})" if report.message else ""
+    yield from screen.wrap(f"{report.kind} {report.name}: {report.state}{size}{message}", indent="  ")
     for finding in report.findings:
         detail = f" ({finding.detail})" if finding.detail else ""
-        yield f"  {finding.path or 'the whole directory'}: {finding.problem}{detail}"
+        yield from screen.wrap(f"{finding.path or 'the whole directory'}: {finding.problem}{detail}", "  ", "    ")
     if action := remedy(data, report):
-        yield f"  what to do: {action}"
+        command, _, rest = action.partition("; ")
+        # In one line, to be copied.
+        yield f"  what to do: {printable.mask(command)}"
+        if rest:
+            yield from screen.wrap(rest, "    ", "    ")
 
 
 def remedy(data: DataDir, report: IntegrityReport) -> str:

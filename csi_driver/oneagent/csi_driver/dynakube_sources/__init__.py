@@ -12,11 +12,15 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from oneagent.common import dynakube, identifiers
+from oneagent.common.node_lease import NodeReport
 
 Kind = Literal["Normal", "Warning"]
+
+OPERATOR_WAIT_SECONDS: Final = 60.0
+"""An operator marks a DynaKube within a second; after an upgrade it has to become the leader first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,7 +45,39 @@ class Snapshot:
         return sorted(self.invalid.items() - (before.invalid.items() if before else frozenset()))
 
 
+class BothKinds:
+    """One set of two watches, reported once both are known: before that nothing is known to be gone.
+
+    Each method is for one thread.
+    """
+
+    def __init__(self, changed: Callable[[Snapshot], None]) -> None:
+        self._changed = changed
+        self._first: Snapshot | None = None
+        self._second: Snapshot | None = None
+        self._lock = threading.Lock()
+
+    def set_first(self, snapshot: Snapshot) -> None:
+        with self._lock:
+            self._first = snapshot
+            self._report()
+
+    def set_second(self, snapshot: Snapshot) -> None:
+        with self._lock:
+            self._second = snapshot
+            self._report()
+
+    def _report(self) -> None:
+        if self._first is None or self._second is None:
+            return
+        first, second = self._first, self._second
+        self._changed(Snapshot({**first.dynakubes, **second.dynakubes}, {**first.invalid, **second.invalid}))
+
+
 class DynaKubeSource(Protocol):
+    operator_wait_seconds: float | None
+    """Time that an operator may take to mark a DynaKube before the node asks its tenant; None where none can be."""
+
     def run(self, changed: Callable[[Snapshot], None], stop: threading.Event) -> None:
         """Call `changed` with the complete set, at start and after each change, until `stop` is set."""
         ...
@@ -62,7 +98,14 @@ class DynaKubeSource(Protocol):
         message: str,
         related: PodReference | None = None,
     ) -> None:
-        """Write an Event, at best effort: repeats are counted, and nothing is raised."""
+        """Write an Event, at best effort: repeats are counted, and nothing is raised.
+
+        About a DynaKube only what has to be counted by pods: all nodes would write the same.
+        """
+        ...
+
+    def report(self, report: NodeReport) -> None:
+        """Write the state of this node where the operator finds it; `ApiError`."""
         ...
 
     def silent_seconds(self) -> float:

@@ -1,9 +1,5 @@
 """DynaKubes, Secrets and ConfigMaps from the API server, and Events to it.
 
-lightkube does the parts that are laborious to get right: the configuration (in-cluster, `KUBECONFIG` or a file), TLS,
-and tokens that kubelet renews under a running process. Its own `watch` is not used: it cannot be stopped while
-nothing happens, misses deletions after a 410, and never closes a stream.
-
 Secrets and ConfigMaps are read on demand and not cached: once per download or poll. Nothing outside the DynaKubes'
 own namespace is read, except the DaemonSet that this process runs in.
 """
@@ -24,41 +20,31 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx2
-import lightkube
-from lightkube.config import client_adapter
-from lightkube.config.kubeconfig import SingleConfig
-from lightkube.config.models import User
 
-from oneagent.common import backoff, dynakube, identifiers, logs
-from oneagent.common.dynakube.api.versions import NEWEST
-from oneagent.common.kubernetes import client, errors, events, fields, kubeconfig, list_watch
+from oneagent.common import backoff, dynakube, identifiers, logs, node_lease
+from oneagent.common.agents import objects, opentelemetry
+from oneagent.common.kubernetes import client, errors, events, fields, list_watch
+from oneagent.common.node_lease import NodeReport
 from oneagent.csi_driver import dynakube_sources
-from oneagent.csi_driver.dynakube_sources import dynakube_watch
+from oneagent.csi_driver.dynakube_sources import api_client, dynakube_watch
 
 log = logging.getLogger(__name__)
 
 _PLURAL: Final = "dynakubes"
-_TIMEOUT: Final = httpx2.Timeout(10.0, connect=client.CONNECT_SECONDS)
 _DAEMONSET_TIMEOUT: Final = httpx2.Timeout(2.0)
 _EVENT_TIMEOUT: Final = httpx2.Timeout(3.0)
 _REMEMBERED_EVENTS: Final = 256
+_MERGE: Final = "application/merge-patch+json"
+_APPLY: Final = "application/apply-patch+yaml"
 _NOT_GRANTED: Final = (
     "nodes may not read {} {} yet: the operator allows what DynaKubes name, and their condition NodeAccess has the "
     "reason if it cannot; without an operator, bind a Role of your own to this service account"
 )
 
 
-def connect(path: Path | None = None, service_account: Path = kubeconfig.SERVICE_ACCOUNT) -> tuple[httpx2.Client, str]:
-    """A client for the API server, and the namespace that its configuration names; `KubeconfigError`.
-
-    Without a file: in-cluster, then `KUBECONFIG`, then `~/.kube/config`.
-    """
-
-    def make(config: SingleConfig, _: User) -> tuple[httpx2.Client, str]:
-        parameters = client_adapter.ConnectionParams(timeout=_TIMEOUT)
-        return client_adapter.Client(config, parameters), config.namespace
-
-    return kubeconfig.load(make, path, service_account)
+def own_pod(name: str, uid: str) -> dict[str, Any] | None:
+    """Return the owner reference to the pod of this process; None if it is unknown."""
+    return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid} if name and uid else None
 
 
 class KubernetesSource:
@@ -69,31 +55,63 @@ class KubernetesSource:
         *,
         namespace: str = "",
         kubeconfig: Path | None = None,
-        service_account: Path = kubeconfig.SERVICE_ACCOUNT,
+        service_account: Path = client.SERVICE_ACCOUNT,
         api_version: str = "",
         component: str = identifiers.DISTRIBUTION,
         node: str = "",
+        pod: Mapping[str, Any] | None = None,
         page_size: int = dynakube_watch.PAGE_SIZE,
-        periods: list_watch.Periods = list_watch.DEFAULT_PERIODS,
+        periods: list_watch.Periods = list_watch.NODE_PERIODS,
         retry: backoff.Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
+        operator_wait_seconds: float | None = dynakube_sources.OPERATOR_WAIT_SECONDS,
+        injections: bool = False,
     ) -> None:
-        """`api_version` as in `NEWEST`; empty: the newest that the API server serves."""
-        self._http, self._own_namespace = connect(kubeconfig, service_account)
+        """`injections`: OpenTelemetryInjections become DynaKubes.
+
+        `api_version` as in `NEWEST`; empty: the newest that the API server serves. `pod` is `own_pod`."""
+        self._component, self._node, self._pod = component, node, pod
+        self.operator_wait_seconds = operator_wait_seconds
+        self._http, self._own_namespace = api_client.connect(kubeconfig, service_account)
         self._namespace = namespace or self._own_namespace
         api = _DynaKubeApi(self._http, self._namespace, api_version)
         self._watch = dynakube_watch.DynaKubeWatch(api, page_size=page_size, periods=periods, retry=retry, clock=clock)
-        self._stop_stream = api.stop_stream
+        self._apis = [api]
+        self._injections: dynakube_watch.DynaKubeWatch | None = None
+        if injections:
+            from oneagent.common.agents.opentelemetry import injection  # Needed only where there are such objects.
+
+            api = _InjectionApi(self._http, self._namespace)
+            self._apis.append(api)
+            self._injections = dynakube_watch.DynaKubeWatch(
+                api,
+                page_size=page_size,
+                periods=periods,
+                retry=backoff.Backoff(dynakube_watch.FIRST_PAUSE, dynakube_watch.LONGEST_PAUSE),
+                clock=clock,
+                name=identifiers.INJECTION_PLURAL,
+                read=injection.read,
+                name_prefix=opentelemetry.PROFILE.name_prefix,
+            )
         self._events = events.Aggregator(
-            component, node=node, may_patch=True, remembered=_REMEMBERED_EVENTS, clock=clock
+            component, node=node, patch_namespace=self._namespace, remembered=_REMEMBERED_EVENTS, clock=clock
         )
         self._events_lock = threading.Lock()
 
     def run(self, changed: Callable[[dynakube_sources.Snapshot], None], stop: threading.Event) -> None:
         # A thread that sits in recv() cannot look at `stop`; this one ends its connection for it. It lives
         # until `stop` is set, which is what ends `run` as well.
-        threading.Thread(target=self._stop_stream, args=(stop,), name="watch-stop", daemon=True).start()
-        self._watch.run(changed, stop)
+        for api in self._apis:
+            threading.Thread(target=api.stop_stream, args=(stop,), name="watch-stop", daemon=True).start()
+        if self._injections is None:
+            self._watch.run(changed, stop)
+            return
+        both = dynakube_sources.BothKinds(changed)
+        arguments = (both.set_second, stop)
+        second = threading.Thread(target=self._injections.run, args=arguments, name="injection-watch", daemon=True)
+        second.start()
+        self._watch.run(both.set_first, stop)
+        second.join()
 
     def secret(self, name: str) -> Mapping[str, str]:
         data = self._data("secrets", name)
@@ -123,6 +141,17 @@ class KubernetesSource:
             except errors.ApiError as error:
                 log.warning("event write failed", extra=logs.fields(object=about.name, reason=reason, error=error))
 
+    def report(self, report: NodeReport) -> None:
+        if not self._node:
+            return
+        # An owner in another namespace would have the Lease deleted.
+        owner = self._pod if self._namespace == self._own_namespace else None
+        body = node_lease.manifest(self._node, self._namespace, report, owner)
+        name = urllib.parse.quote(node_lease.lease_name(self._node), safe="")
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{self._namespace}/leases/{name}"
+        params = {"fieldManager": self._component, "force": "true"}
+        _call(self._http, "PATCH", path, params=params, body=body, content_type=_APPLY)
+
     def has_daemonset(self, name: str) -> bool:
         """The DaemonSet of this process's own namespace exists and is not being deleted; `ApiError`."""
         namespace, name = (urllib.parse.quote(part, safe="") for part in (self._own_namespace, name))
@@ -131,7 +160,8 @@ class KubernetesSource:
         return not (obj.get("metadata") or {}).get("deletionTimestamp")
 
     def silent_seconds(self) -> float:
-        return self._watch.silent_seconds()
+        seconds = self._watch.silent_seconds()
+        return seconds if self._injections is None else max(seconds, self._injections.silent_seconds())
 
     def close(self) -> None:
         self._http.close()
@@ -149,8 +179,8 @@ class KubernetesSource:
 
     def _send(self, write: events.Write) -> None:
         try:
-            method = "PATCH" if write.is_patch else "POST"
-            _call(self._http, method, write.path, body=write.body, timeout=_EVENT_TIMEOUT)
+            method, kind = ("PATCH", _MERGE) if write.is_patch else ("POST", "application/json")
+            _call(self._http, method, write.path, body=write.body, content_type=kind, timeout=_EVENT_TIMEOUT)
         except errors.ApiError as error:
             if write.is_patch and isinstance(error, errors.NotFoundError):
                 return self._send(self._events.recreate(write))
@@ -228,11 +258,20 @@ class _DynaKubeApi:
         raise errors.NotFoundError(f"the API server serves no {_PLURAL}.{identifiers.API_GROUP}")
 
 
+class _InjectionApi(_DynaKubeApi):
+    """The same for OpenTelemetryInjections, of which there is one version."""
+
+    def __init__(self, http: httpx2.Client, namespace: str) -> None:
+        super().__init__(http, namespace, "")
+
+    def _path(self) -> str:
+        return f"/apis/{objects.INJECTION_API}/namespaces/{self._namespace}/{identifiers.INJECTION_PLURAL}"
+
+
 def _subject(about: dynakube.DynaKube | dynakube_sources.PodReference) -> events.Subject:
     if isinstance(about, dynakube_sources.PodReference):
         return events.Subject("v1", "Pod", about.namespace, about.name, about.uid)
-    # Any version names the same object; Events are found by its uid.
-    return events.Subject(f"{identifiers.API_GROUP}/{NEWEST}", "DynaKube", about.namespace, about.name, about.uid)
+    return objects.subject_of_dynakube(about)
 
 
 def _call(
@@ -242,10 +281,10 @@ def _call(
     *,
     params: Mapping[str, str] | None = None,
     body: Mapping[str, Any] | None = None,
-    timeout: httpx2.Timeout = _TIMEOUT,
+    content_type: str = "application/json",
+    timeout: httpx2.Timeout = api_client.TIMEOUT,
 ) -> bytes:
-    kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-    headers = {"Content-Type": kind} if body is not None else {}
+    headers = {"Content-Type": content_type} if body is not None else {}
     content = json.dumps(body).encode() if body is not None else None
     with _translated():
         response = http.request(method, path, params=params, content=content, headers=headers, timeout=timeout)
@@ -264,7 +303,12 @@ def _translated() -> Iterator[None]:
         yield
     except httpx2.TimeoutException as error:
         raise errors.SilentError(f"the API server does not answer: {error!r}") from error
-    except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, lightkube.ConfigError, OSError) as error:
+    except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError) as error:
+        raise errors.UnavailableError(f"the API server cannot be reached: {error!r}") from error
+    except Exception as error:
+        # Credentials of a kubeconfig; only then is lightkube loaded.
+        if not type(error).__module__.startswith("lightkube."):
+            raise
         raise errors.UnavailableError(f"the API server cannot be reached: {error!r}") from error
 
 

@@ -22,8 +22,9 @@ from typing import Final
 
 import watchfiles
 
-from oneagent.common import dynakube, identifiers, logs
+from oneagent.common import agents, dynakube, identifiers, logs
 from oneagent.common.kubernetes import errors, fields
+from oneagent.common.node_lease import NodeReport
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.dynakube_sources import yaml_documents
 
@@ -48,6 +49,8 @@ class _File:
 
 class DirectorySource:
     """A `DynaKubeSource`; `run` belongs to one thread, the rest may be called from any."""
+
+    operator_wait_seconds: float | None = None
 
     def __init__(self, directory: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
@@ -135,6 +138,9 @@ class DirectorySource:
         details = logs.fields(object=f"{about.namespace}/{about.name}", reason=reason, text=message)
         log.log(logging.WARNING if kind == "Warning" else logging.INFO, "event", extra=details)
 
+    def report(self, report: NodeReport) -> None:
+        """Do nothing: no operator reads it, and `oneagent-csi status` shows the same."""
+
     def silent_seconds(self) -> float:
         return self._clock() - self._polled_at
 
@@ -151,7 +157,7 @@ class DirectorySource:
         snapshot = _snapshot(files)
         if snapshot != self._reported:
             for name, error in snapshot.newly_invalid(self._reported):
-                log.error("DynaKube not usable", extra=logs.fields(dynakube=name, error=error))
+                log.error("%s not usable", agents.kind_of_object(name), extra=logs.fields(dynakube=name, error=error))
             self._reported = snapshot
             changed(snapshot)
 
@@ -219,9 +225,8 @@ def _snapshot(files: Mapping[str, _File]) -> dynakube_sources.Snapshot:
         for line, found in file.content.dynakubes:
             place = f"{name}:{line}"
             if found.name in usable:
-                invalid[place] = (
-                    f"{place}: DynaKube {found.name} is already defined in {defined_at[found.name]}; remove one"
-                )
+                named = agents.describe_object(found.name)
+                invalid[place] = f"{place}: {named} is already defined in {defined_at[found.name]}; remove one"
             else:
                 usable[found.name], defined_at[found.name] = found, place
     return dynakube_sources.Snapshot(usable, invalid)

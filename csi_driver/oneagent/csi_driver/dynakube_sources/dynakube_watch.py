@@ -5,22 +5,26 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from oneagent.common import backoff, dynakube, identifiers, logs
+from oneagent.common import agents, backoff, dynakube, identifiers, logs
 from oneagent.common.kubernetes import errors, list_watch
 from oneagent.csi_driver import dynakube_sources
 
 log = logging.getLogger(__name__)
 
 PAGE_SIZE: Final = 250
+FIRST_PAUSE: Final = 5.0
+LONGEST_PAUSE: Final = 60.0
+"""An API server that restarts gets all nodes back within seconds: so many TLS handshakes are the most of the work."""
 
 
 class Api(Protocol):
@@ -42,11 +46,16 @@ class DynaKubeWatch:
         periods: list_watch.Periods = list_watch.DEFAULT_PERIODS,
         retry: backoff.Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
+        name: str = "dynakubes",
+        read: Callable[[Mapping[str, Any]], dynakube.DynaKube] = dynakube.from_object,
+        name_prefix: str = "",
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
-        self._api, self._wait = api, wait
-        collection = list_watch.Collection("dynakubes", page_size=page_size, periods=periods)
-        self._state = list_watch.ListWatch(collection, _read, retry=retry, clock=clock)
+        """`read` makes a DynaKube of an object, and `name_prefix` its name of the object's; `name` is for logs."""
+        self._api, self._wait, self._name_prefix = api, wait, name_prefix
+        collection = list_watch.Collection(name, page_size=page_size, periods=periods)
+        retry = retry or backoff.Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._state = list_watch.ListWatch(collection, functools.partial(_read, read), retry=retry, clock=clock)
         self._reported: dynakube_sources.Snapshot | None = None
 
     def silent_seconds(self) -> float:
@@ -80,20 +89,20 @@ class DynaKubeWatch:
         return False
 
     def _report(self, changed: Callable[[dynakube_sources.Snapshot], None]) -> None:
-        found = {key.rpartition("/")[2]: kube for key, kube in self._state.objects.items()}
+        found = {self._name_prefix + key.rpartition("/")[2]: kube for key, kube in self._state.objects.items()}
         usable = {identifiers.DynaKubeName(k): v for k, v in found.items() if not isinstance(v, str)}
         invalid = {k: v for k, v in found.items() if isinstance(v, str)}
         snapshot = dynakube_sources.Snapshot(usable, invalid)
         if snapshot != self._reported:
             for name, error in snapshot.newly_invalid(self._reported):
-                log.error("DynaKube not usable", extra=logs.fields(dynakube=name, error=error))
+                log.error("%s not usable", agents.kind_of_object(name), extra=logs.fields(dynakube=name, error=error))
             self._reported = snapshot
             changed(snapshot)
 
 
-def _read(content: msgspec.Raw) -> dynakube.DynaKube | str:
+def _read(read: Callable[[Mapping[str, Any]], dynakube.DynaKube], content: msgspec.Raw) -> dynakube.DynaKube | str:
     """A DynaKube, or the reason why it cannot be used."""
     try:
-        return dynakube.from_object(errors.decode(content, dict[str, Any]))
+        return read(errors.decode(content, dict[str, Any]))
     except dynakube.DynaKubeError as error:
         return str(error)

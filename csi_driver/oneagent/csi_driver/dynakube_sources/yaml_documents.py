@@ -18,7 +18,9 @@ from typing import Final
 
 import yaml
 
-from oneagent.common import dynakube
+from oneagent.common import dynakube, identifiers
+from oneagent.common.agents import opentelemetry
+from oneagent.common.agents.opentelemetry import injection
 from oneagent.common.kubernetes import fields
 
 _MAX_DEPTH: Final = 100
@@ -52,12 +54,14 @@ def parse(data: bytes) -> Content:
         try:
             if kind == "DynaKube":
                 dynakubes.append((_line(node), dynakube.from_object(obj)))
+            elif kind == identifiers.INJECTION_KIND:
+                dynakubes.append((_line(node), injection.read(obj)))
             elif kind == "Secret" and (name := fields.text(obj, "metadata.name")):
                 secrets.setdefault(name, _read_secret(obj))
             elif kind == "ConfigMap" and (name := fields.text(obj, "metadata.name")):
                 config_maps.setdefault(name, _read_strings(obj, "data"))
         except fields.FieldError as error:
-            about = _name(obj) if kind == "DynaKube" else ""
+            about = _name(obj, kind)
             raise DocumentError(_line_of_field(node, error.field), str(error), about) from error
     return Content(tuple(dynakubes), secrets, config_maps)
 
@@ -143,11 +147,14 @@ def _read_strings(obj: Mapping[str, object], field: str) -> dict[str, str]:
     return strings
 
 
-def _name(obj: Mapping[str, object]) -> str:
+def _name(obj: Mapping[str, object], kind: object) -> str:
+    """Return the name of a DynaKube, or of the one that an object becomes; empty if it has none."""
+    prefixes = {"DynaKube": "", identifiers.INJECTION_KIND: opentelemetry.PROFILE.name_prefix}
     try:
-        return fields.text(obj, "metadata.name")
+        name = fields.text(obj, "metadata.name")
     except fields.FieldError:
         return ""
+    return prefixes[str(kind)] + name if name and kind in prefixes else ""
 
 
 def _line(node: yaml.Node) -> int:

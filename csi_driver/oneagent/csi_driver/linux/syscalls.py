@@ -32,6 +32,16 @@ _STATX_ATTR_MOUNT_ROOT: Final = 0x2000
 # openat2 has no wrapper in glibc before 2.43; its number is the same on every architecture (Linux 5.6).
 _SYS_OPENAT2: Final = 437
 _AT_EMPTY_PATH: Final = 0x1000
+# These have the same numbers on every architecture, too (Linux 5.2, mount_setattr 5.12).
+_SYS_OPEN_TREE: Final = 428
+_SYS_MOVE_MOUNT: Final = 429
+_SYS_MOUNT_SETATTR: Final = 442
+_OPEN_TREE_CLONE: Final = 1
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 0x04
+_MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
+MOUNT_ATTR_IDMAP: Final = 0x00100000
+_SAME_ATTRIBUTES: Final = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+"""Flags of mount(2) that have the same value as those of mount_setattr(2)"""
 _MAX_HANDLE_BYTES: Final = 128
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -80,6 +90,15 @@ _statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, c
 
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _MountAttributes(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
 
 
 class _FileHandle(ctypes.Structure):
@@ -145,6 +164,63 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
     if descriptor < 0:
         raise _error(path)
     return int(descriptor)
+
+
+def open_tree(path: str) -> int:
+    """open_tree(2): a descriptor of a mount of its own for this path, which is attached nowhere yet."""
+    flags = ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC)
+    descriptor = _syscall(ctypes.c_long(_SYS_OPEN_TREE), ctypes.c_int(_AT_FDCWD), ctypes.c_char_p(path.encode()), flags)
+    if descriptor < 0:
+        raise _error(path)
+    return int(descriptor)
+
+
+def mount_setattr(mount: int, attributes: int, user_namespace: int = 0) -> None:
+    """mount_setattr(2): set attributes of an open mount; the descriptor of a user namespace for `MOUNT_ATTR_IDMAP`."""
+    given = _MountAttributes(attr_set=attributes, userns_fd=user_namespace)
+    if (
+        _syscall(
+            ctypes.c_long(_SYS_MOUNT_SETATTR),
+            ctypes.c_int(mount),
+            ctypes.c_char_p(b""),
+            ctypes.c_uint(_AT_EMPTY_PATH),
+            ctypes.byref(given),
+            ctypes.c_size_t(ctypes.sizeof(given)),
+        )
+        != 0
+    ):
+        raise _error("")
+
+
+def move_mount(mount: int, directory: int) -> None:
+    """move_mount(2): attach an open mount to an open directory."""
+    if (
+        _syscall(
+            ctypes.c_long(_SYS_MOVE_MOUNT),
+            ctypes.c_int(mount),
+            ctypes.c_char_p(b""),
+            ctypes.c_int(directory),
+            ctypes.c_char_p(b""),
+            ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH),
+        )
+        != 0
+    ):
+        raise _error("")
+
+
+def bind_read_only(source: str, directory: int, flags: int = 0) -> None:
+    """Bind a directory to an open one in one step: at no moment is it there and writable.
+
+    Of mount(2)'s `flags` those count that restrict what may be done.
+    """
+    mount = open_tree(source)
+    try:
+        mount_setattr(mount, flags & _SAME_ATTRIBUTES | MS_RDONLY)
+        move_mount(mount, directory)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, source) from error
+    finally:
+        os.close(mount)
 
 
 def getdents64(directory: int, buffer: bytearray) -> int:

@@ -82,8 +82,9 @@ def connect(path: Path) -> sqlite3.Connection:
 class Database:
     """One process's connection. Thread-safe: transactions of one process follow each other."""
 
-    def __init__(self, path: Path, lock: Path) -> None:
+    def __init__(self, path: Path, lock: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._clock = clock
         self._lock_path = lock
         self._guard = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -145,7 +146,7 @@ class Database:
     def _fast_data_version(self) -> int | None:
         """Return the data version by the fast path of every publish; None if the slow path is needed."""
         with self._guard:
-            if self._connection is None or time.monotonic() < self._unavailable_until:
+            if self._connection is None or self._clock() < self._unavailable_until:
                 return None
             try:
                 if self._find_inodes() == self._inodes:
@@ -197,7 +198,7 @@ class Database:
         """
         with self._guard:
             started = time.perf_counter()
-            if time.monotonic() < self._unavailable_until:
+            if self._clock() < self._unavailable_until:
                 raise DatabaseUnavailableError(f"metadata database {self._path} was unavailable a moment ago")
             try:
                 yield
@@ -206,13 +207,13 @@ class Database:
                     self._disconnect()
                     move_aside(self._path, self._lock_path, f"it is corrupt: {error}")
                 else:
-                    self._unavailable_until = time.monotonic() + UNAVAILABLE_SECONDS
+                    self._unavailable_until = self._clock() + UNAVAILABLE_SECONDS
                     if _code(error) not in _PASSING:
                         # A connection to a file that was read-only when opened stays read-only.
                         self._disconnect()
                 raise DatabaseUnavailableError(f"metadata database {self._path}: {error}") from error
             except OSError as error:
-                self._unavailable_until = time.monotonic() + UNAVAILABLE_SECONDS
+                self._unavailable_until = self._clock() + UNAVAILABLE_SECONDS
                 raise DatabaseUnavailableError(f"metadata database {self._path}: {error.strerror}") from error
             finally:
                 self.on_busy(time.perf_counter() - started)

@@ -106,6 +106,11 @@ class DesiredStateReader:
         self.refresh()
         return self._rows.get(name)
 
+    def names(self) -> frozenset[DynaKubeName]:
+        """Return the names of the DynaKubes that the provisioner has seen, by the newest rows."""
+        self.refresh()
+        return frozenset(self._rows)
+
     def _read(self) -> Mapping[DynaKubeName, DesiredState]:
         with self._database.reading() as connection:
             rows = connection.execute(statements.SELECT_DYNAKUBES).fetchall()

@@ -9,6 +9,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine
 
+from oneagent.csi_driver.linux import stop_signals
+
 
 def upgrade(path: Path, revision: str = "head") -> None:
     """Run the outstanding migrations, all in one transaction."""
@@ -26,4 +28,5 @@ def upgrade(path: Path, revision: str = "head") -> None:
 
 
 if __name__ == "__main__":
+    stop_signals.unblock()
     upgrade(Path(sys.argv[1]))

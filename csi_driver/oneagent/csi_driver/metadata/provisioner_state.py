@@ -26,6 +26,7 @@ from oneagent.csi_driver.metadata.volumes import Notice, VolumeRecord
 log = logging.getLogger(__name__)
 
 _READER: Final = "events"
+_IN_PROGRESS: Final = frozenset({VersionState.DOWNLOADING, VersionState.UNPACKING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +112,14 @@ class ProvisionerState:
         return self.flush()
 
     def put_version(self, version: Version, state: VersionState, **fields: object) -> None:
-        """Change a version's row; fields that are not named stay as they are."""
+        """Change a version's row; fields that are not named stay as they are, but for the message.
+
+        The message of a failed install stays while it is tried again: a retry in progress is no success.
+        """
         with self._guard:
             old = self._versions.get(version) or VersionRecord(version, state)
-            fields.setdefault("message", "")
+            is_retry = state in _IN_PROGRESS and old.state in {*_IN_PROGRESS, VersionState.FAILED}
+            fields.setdefault("message", old.message if is_retry else "")
             self._versions[version] = dataclasses.replace(
                 old,
                 state=state,

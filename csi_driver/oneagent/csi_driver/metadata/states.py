@@ -9,6 +9,8 @@ class VolumeState(enum.StrEnum):
     WAITING = "waiting"
     """Requested; every call has failed so far."""
     MOUNTED = "mounted"
+    WRITTEN = "written"
+    """The pod asked for its files only (mode `conf`), which are there; nothing is mounted."""
     EMPTY = "empty"
     """No attempts left: the pod runs with an empty view, unmonitored."""
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from oneagent.common import agents, logs
 from oneagent.common import dynakube as dynakubes
-from oneagent.common import logs
-from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.dynakube import DynaKube, desired_version
 from oneagent.common.dynakube.desired_version import Origin
 from oneagent.common.dynakube.mode import Mode
@@ -31,7 +30,7 @@ from oneagent.csi_driver.store import store_key
 log = logging.getLogger(__name__)
 
 LayerWriter = Callable[[DynaKube, TenantState, DesiredState, Path], LayerId]
-"""Makes the config layer of a DynaKube for a version's tree; `OSError`."""
+"""Makes the config layer of a DynaKube for a version's tree; empty while not everything for it is known; `OSError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +40,16 @@ class Inputs:
     rows: Mapping[DynaKubeName, DesiredState]
     """The previous desired state."""
     tenants: Mapping[DynaKubeName, TenantState]
-    """By DynaKube; none before its first poll has ended."""
+    """By DynaKube; none before its first poll has ended, for the reason in `waiting`."""
     trees: Mapping[Version, Path]
     """Stored versions."""
     records: Mapping[Version, VersionRecord]
     contents: Mapping[DynaKubeName, StoreKey]
     """Keys of packages that are known by their content, by DynaKube."""
     signatures: SignatureStore
+    waiting: Mapping[DynaKubeName, str] = field(default_factory=dict)
+    delays: Mapping[DynaKubeName, float] = field(default_factory=dict)
+    """Seconds that this node has waited with reading a DynaKube's first answers."""
     arriving: Mapping[Version, Path] = field(default_factory=dict)
     """Trees that are about to enter the store."""
 
@@ -69,19 +71,16 @@ def find_missing(
         is_missing = dynakube.name in inputs.tenants and version not in inputs.trees
         if is_missing and _may_download(dynakube) and package_sources.serves(dynakube, version):
             users.setdefault(StoreKey(version), []).append(dynakube)
-    return [InstallRequest(key, tuple(dynakubes)) for key, dynakubes in users.items()]
+    return [
+        InstallRequest(key, tuple(dynakubes), max(_delay(dynakube, inputs) for dynakube in dynakubes))
+        for key, dynakubes in users.items()
+    ]
 
 
-def own_settings(dynakube: DynaKube, tenant: TenantState) -> list[ruxitagentproc.Property]:
-    """Return the agent settings of the DynaKube and the connection; they win over the tenant's configuration."""
-    endpoints = tenant.endpoints or tuple(part for part in dynakube.endpoints.split(",") if part)
-    return ruxitagentproc.general_properties(
-        host_group=dynakube.host_group or None,
-        tenant=tenant.tenant or dynakube.tenant,
-        tenant_token=tenant.tenant_token or None,
-        endpoints=endpoints or None,
-        proxy=dynakube.proxy or None,
-    )
+def _delay(dynakube: DynaKube, inputs: Inputs) -> float:
+    """Return the delay of a DynaKube's first version. Later ones are known without the answers."""
+    before = inputs.rows.get(dynakube.name)
+    return inputs.delays.get(dynakube.name, 0.0) if before is None or not before.version else 0.0
 
 
 def explain_refusal(dynakube: DynaKube, tenant: TenantState | None) -> str:
@@ -124,7 +123,8 @@ def _row(dynakube: DynaKube, inputs: Inputs, layer: LayerWriter) -> DesiredState
     state = inputs.tenants.get(dynakube.name)
     if state is None:
         # The row of an earlier process stands until the first poll has ended.
-        return row if row.version else dataclasses.replace(row, condition="the tenant is being polled")
+        waits_for = inputs.waiting.get(dynakube.name) or "the tenant is being polled"
+        return row if row.version and row.layer else dataclasses.replace(row, condition=waits_for)
     tenant = state.tenant or dynakube.tenant or row.tenant or TenantId(dynakube.name)
     # Agents of another tenant report to that tenant: none of them is a fallback.
     usable = tenant == row.tenant and _may_fall_back(dynakube, state, row.good_version, inputs.signatures)
@@ -143,11 +143,11 @@ def _with_layer(
     """Return the row with the config layer for its version, or with the reason why there is none yet."""
     version = row.version
     tree = inputs.arriving.get(version) or inputs.trees.get(version)
-    if tree is None:
-        if not _may_download(dynakube):
-            condition = f"version {agent_version(version)} is not in the store: preload it, or change its pull policy"
-            return dataclasses.replace(row, condition=condition)
-        return dataclasses.replace(row, condition=_explain_missing(version, state, inputs.records.get(version)))
+    if condition := _obstacle(dynakube, version, tree, state, inputs):
+        # A view of another kind of agent would have a configuration that it does not read.
+        kept = row.layer if tree is None else LayerId("")
+        return dataclasses.replace(row, layer=kept, condition=condition)
+    assert tree is not None
     try:
         row = dataclasses.replace(
             row, layer=layer(dynakube, state, row, tree), condition=explain_refusal(dynakube, state)
@@ -157,10 +157,25 @@ def _with_layer(
             raise
         # A full disk must stop neither other DynaKubes nor the garbage collector, which runs after this.
         return dataclasses.replace(row, condition=f"its configuration can't be written: {error.strerror}")
+    if not row.layer:
+        # A pod with half a configuration would run to its end without reporting.
+        return dataclasses.replace(row, condition=f"agents cannot be configured yet: {state.obstacle}")
     # Only a stored version is a fallback, not one that is about to be stored.
     if version in inputs.arriving:
         return row
     return dataclasses.replace(row, good_version=version, good_layer=row.layer)
+
+
+def _obstacle(dynakube: DynaKube, version: Version, tree: Path | None, state: TenantState, inputs: Inputs) -> str:
+    """Return why a version cannot be used yet, by its tree in the store; empty if it can."""
+    if tree is None:
+        if not _may_download(dynakube):
+            return f"version {agent_version(version)} is not in the store: preload it, or change its pull policy"
+        return _explain_missing(version, state, inputs.records.get(version))
+    found, wanted = agents.of_tree(tree), agents.get(dynakube.agent)
+    if found is None or found is wanted:
+        return ""
+    return f"version {agent_version(version)} is an agent of {found.title}, not of {wanted.title}: name another package"
 
 
 def _version(dynakube: DynaKube, state: TenantState, before: Version, inputs: Inputs) -> Version | None:
@@ -211,6 +226,8 @@ def _explain_missing(version: Version, state: TenantState, record: VersionRecord
     if record is not None and record.state == VersionState.FAILED:
         return f"version {agent_version(version)} can't be installed: {record.message}"
     progress = record.state if record is not None else VersionState.PENDING
+    if record is not None and record.message and record.state in (VersionState.DOWNLOADING, VersionState.UNPACKING):
+        return f"version {agent_version(version)} was not installed: {record.message}; trying again ({progress})"
     problem = f"; {state.any_problem}" if state.any_problem else ""
     return f"version {agent_version(version)} is not in the store yet ({progress}){problem}"
 

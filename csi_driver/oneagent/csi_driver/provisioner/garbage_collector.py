@@ -1,10 +1,10 @@
 """Garbage collection: removes versions, config layers and files that nothing references.
 
-A version is garbage when no DynaKube uses it, no volume row names it, no overlay in the mount table has it as a lower
-layer, and it is not being installed. The same four conditions hold for config layers. If one of these cannot be read,
-nothing is removed. The decision is a pure function of one snapshot. It is made, and carried out by renames into the
-trash, under two locks: the store's exclusive lease, which stops new mounts, and the lock of decisions about the desired
-state. The trash is deleted later (see `trash`).
+A version is garbage when no DynaKube uses it, no volume row names it, no mount in the mount table has it as a lower
+layer or as its source, and it is not being installed. The same four conditions hold for config layers. If one of these
+cannot be read, nothing is removed. The decision is a pure function of one snapshot. It is made, and carried out by
+renames into the trash, under two locks: the store's exclusive lease, which stops new mounts, and the lock of decisions
+about the desired state. The trash is deleted later (see `trash`).
 
 Over the disk budget, unused versions in retention (`keep_unused_seconds`) are removed, the least recently used first.
 Used versions are never removed; a version that does not fit is refused. Files that versions share count once. Space
@@ -35,7 +35,15 @@ from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.provisioner import download_files, log_retention
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.trash import Trash
-from oneagent.csi_driver.store import AgentStore, StoreBusyError, corruption_log, preload, store_key, usage
+from oneagent.csi_driver.store import (
+    AgentStore,
+    StoreBusyError,
+    corruption_log,
+    mounted_views,
+    preload,
+    store_key,
+    usage,
+)
 from oneagent.csi_driver.store.usage import StoreUsage
 
 log = logging.getLogger(__name__)
@@ -96,6 +104,8 @@ def find_references(
                     layers.add(f"{data.config_layers}/{tenant}/{digest}")
                 case _:
                     pass
+        if bound := mounted_views.bound_version(mount, data):
+            versions.add(bound)
         head, _, name = mount.root.rpartition("/")
         if head.rpartition("/")[2] == data.host_agents.name:
             hosts.add(name)

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from oneagent.common import flags, logs, package_client, prometheus
 from oneagent.common.addresses import AddressError
+from oneagent.common.dynakube import network_defaults
+from oneagent.common.dynakube.network_defaults import NetworkDefaults
 from oneagent.common.http import client as http_client
 from oneagent.common.identifiers import Version
-from oneagent.common.kubernetes import errors
+from oneagent.common.kubernetes import errors, list_watch
 from oneagent.common.oci import hosts
 from oneagent.common.oci.hosts import Registries
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
-from oneagent.csi_driver.linux import process
+from oneagent.csi_driver.linux import process, stop_signals
 from oneagent.csi_driver.linux.clock import SteadyClock
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
-from oneagent.csi_driver.provisioner import garbage_collector, startup_cleanup, uninstall
+from oneagent.csi_driver.provisioner import garbage_collector, installer, startup_cleanup, uninstall
 from oneagent.csi_driver.provisioner.event_reporter import EventReporter
 from oneagent.csi_driver.provisioner.installer import Installer, InstallQueue
 from oneagent.csi_driver.provisioner.installer.fetch import Fetcher
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.node_reporter import NodeReporter
 from oneagent.csi_driver.provisioner.package_sources import PackageSources
 from oneagent.csi_driver.provisioner.package_sources.mirror import Mirror
 from oneagent.csi_driver.provisioner.planner import Planner
@@ -51,10 +53,14 @@ class Config:
 
     data_dir: Path
     source: str
+    operator_wait_seconds: float
     dynakubes: Path
     namespace: str
     kubeconfig: Path | None
     node_id: str
+    pod_name: str
+    pod_uid: str
+    opentelemetry: bool
     daemonset: str
     gc_seconds: float
     policy: garbage_collector.RetentionPolicy
@@ -63,6 +69,7 @@ class Config:
     unpack_threads: int | None
     mirror: package_client.Endpoint | None
     registries: Registries
+    network_defaults: NetworkDefaults
     metrics_address: str
     log_format: logs.Format
     log_level: str
@@ -70,11 +77,11 @@ class Config:
 
 def parse(arguments: list[str] | None = None) -> Config:
     """Parse flags and environment; exit with a message on an invalid value."""
-    parser = flags.create_parser(
-        "oneagent-csi-provisioner", "Keep the agent versions that DynaKubes want on this node."
+    parser = flags.create_daemon_parser(
+        "oneagent-csi-provisioner", "Installs the agent versions that DynaKubes request on this node."
     )
     add = flags.adder(parser)
-    add("data-dir", Path("/data"), "directory for agents, views and metadata", parse=flags.absolute_path)
+    add("data-dir", Path("/data"), "directory of agents, views and metadata", parse=flags.absolute_path)
     add(
         "dynakube-source",
         "kubernetes",
@@ -84,30 +91,42 @@ def parse(arguments: list[str] | None = None) -> Config:
     add(
         "dynakubes",
         Path("/etc/dynakubes"),
-        "directory of YAML files, with --dynakube-source=directory",
+        "directory of YAML files for --dynakube-source=directory",
         parse=flags.absolute_path,
     )
-    add("namespace", "", "namespace of the DynaKubes; empty: the pod's own", env="POD_NAMESPACE")
-    add("kubeconfig", "", "kubeconfig file; empty: in-cluster configuration", env="KUBECONFIG")
-    add("node-id", "", "name of this node, for Events", env="KUBE_NODE_NAME")
-    add("daemonset", "", "DaemonSet of this process, to detect an uninstall for the server; empty: no detection")
-    add("gc-interval", 300.0, "interval of the garbage collector", parse=flags.duration)
+    add(
+        "operator-wait",
+        dynakube_sources.OPERATOR_WAIT_SECONDS,
+        "time for an operator to mark a DynaKube before this node polls the tenant itself, up to twice as long if no "
+        "pod waits; 0: poll at once",
+        parse=flags.duration,
+    )
+    add("namespace", "", "namespace of the DynaKubes; the pod's own if empty", env="POD_NAMESPACE")
+    add("kubeconfig", "", "kubeconfig file; in-cluster configuration if empty", env="KUBECONFIG")
+    add("node-id", "", "name of this node, for its report and Events", env="KUBE_NODE_NAME")
+    add("pod-name", "", "name of this pod, which owns the node's report", env="POD_NAME")
+    add("pod-uid", "", "UID of this pod, which owns the node's report", env="POD_UID")
+    add("daemonset", "", "DaemonSet of this process, to detect an uninstall; no detection if empty")
+    add("gc-interval", 300.0, "interval of garbage collection", parse=flags.duration)
     default = garbage_collector.DEFAULT
     add(
-        "disk-budget", default.budget_bytes, "maximum size of the agent store, e.g. 10Gi; 0: no limit", parse=flags.size
+        "disk-budget",
+        default.budget_bytes,
+        "maximum size of the agent store, such as 10Gi; 0: no limit",
+        parse=flags.size,
     )
-    add("disk-reserve", default.reserve_bytes, "bytes of the disk that stay free", parse=flags.size)
+    add("disk-reserve", default.reserve_bytes, "disk space to keep free", parse=flags.size)
     add(
         "gc-keep-unused",
         default.keep_unused_seconds,
-        "retention time of unused versions; 0: remove at once",
+        "retention of unused versions; 0: delete at once",
         parse=flags.duration,
     )
-    add("log-retention", default.keep_logs_seconds, "retention time of logs of deleted pods", parse=flags.duration)
+    add("log-retention", default.keep_logs_seconds, "retention of logs of deleted pods", parse=flags.duration)
     add("log-budget", default.keep_logs_bytes, "maximum size of logs of deleted pods; 0: no limit", parse=flags.size)
     add(
         "download-jitter",
-        60.0,
+        installer.JITTER_SECONDS,
         "maximum random delay before a download, so that nodes do not all download at once; none while a pod waits",
         parse=flags.duration,
     )
@@ -115,30 +134,40 @@ def parse(arguments: list[str] | None = None) -> Config:
     add(
         "scrub-rate",
         default_scrub.bytes_per_second,
-        "bytes per second that the integrity scrub reads; 0: no scrub",
+        "read limit of the integrity scrub in bytes per second; 0: no scrub",
         parse=flags.size,
     )
     add("scrub-interval", default_scrub.interval_seconds, "interval between scrubs of a version", parse=flags.duration)
-    add("unpack-threads", 0, "threads that unpack a package; 0: one per core", parse=flags.count)
+    add("unpack-threads", 0, "number of threads that unpack a package; 0: one per core", parse=flags.count)
     add(
         "package-mirror",
         "",
-        "URL of the operator's package server, https://host:port, tried before the tenant; empty: none",
+        "URL of the operator's package server, https://host:port, tried before the tenant; none if empty",
     )
-    add("package-mirror-ca", "", "file of CA certificates for the package mirror, besides the system's")
-    add("package-mirror-token", MIRROR_TOKEN, "file of the token for the package mirror", parse=flags.absolute_path)
+    add("package-mirror-ca", "", "file of CA certificates for the package mirror, added to the system's")
+    add("package-mirror-token", MIRROR_TOKEN, "token file for the package mirror", parse=flags.absolute_path)
     hosts.add_flags(add)
-    add("metrics-address", "", "host:port for Prometheus metrics, e.g. :8090; empty: none", parse=flags.address)
+    network_defaults.add_flags(add)
+    add("metrics-address", "", "host:port of Prometheus metrics, such as :8090; none if empty", parse=flags.address)
+    add(
+        "opentelemetry",
+        False,
+        "watch OpenTelemetryInjections; requires their CRD. Without effect with --dynakube-source=directory",
+    )
     flags.add_logging(add)
     given = parser.parse_args(arguments)
     return Config(
         data_dir=given.data_dir,
         source=given.dynakube_source,
+        operator_wait_seconds=given.operator_wait,
         dynakubes=given.dynakubes,
         namespace=given.namespace,
         kubeconfig=Path(given.kubeconfig) if given.kubeconfig else None,
         node_id=given.node_id,
+        pod_name=given.pod_name,
+        pod_uid=given.pod_uid,
         daemonset=given.daemonset,
+        opentelemetry=given.opentelemetry,
         gc_seconds=given.gc_interval,
         policy=garbage_collector.RetentionPolicy(
             budget_bytes=given.disk_budget,
@@ -152,6 +181,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         unpack_threads=given.unpack_threads or None,
         mirror=_mirror(parser, given),
         registries=hosts.from_flags(given),
+        network_defaults=network_defaults.from_flags(given),
         metrics_address=given.metrics_address,
         log_format=given.log_format,
         log_level=given.log_level,
@@ -174,9 +204,18 @@ def create_source(config: Config) -> dynakube_sources.DynaKubeSource:
         from oneagent.csi_driver.dynakube_sources.directory import DirectorySource
 
         return DirectorySource(config.dynakubes)
-    from oneagent.csi_driver.dynakube_sources.api_server import KubernetesSource
+    from oneagent.csi_driver.dynakube_sources import api_server
 
-    return KubernetesSource(namespace=config.namespace, kubeconfig=config.kubeconfig, node=config.node_id)
+    periods = replace(list_watch.NODE_PERIODS, relist=list_watch.NODE_PERIODS.relist if config.jitter_seconds else 0.0)
+    return api_server.KubernetesSource(
+        namespace=config.namespace,
+        kubeconfig=config.kubeconfig,
+        node=config.node_id,
+        pod=api_server.own_pod(config.pod_name, config.pod_uid),
+        periods=periods,
+        operator_wait_seconds=config.operator_wait_seconds,
+        injections=config.opentelemetry,
+    )
 
 
 def build(
@@ -202,7 +241,14 @@ def build(
     startup_cleanup.reconcile(data, store, state)
     signatures = SignatureCache(data, {*store.versions(), *(row.version for row in state.desired.values())})
     changed = threading.Event()
-    poller = TenantPoller(source, config.registries, signatures, changed.set)
+    poller = TenantPoller(
+        source,
+        config.registries,
+        signatures,
+        changed.set,
+        operator_wait_seconds=source.operator_wait_seconds,
+        jitter_seconds=config.jitter_seconds,
+    )
     planner = Planner(data, store, state, poller, signatures)
     queue = InstallQueue()
     collector = garbage_collector.GarbageCollector(
@@ -234,11 +280,10 @@ def build(
         jitter_seconds=config.jitter_seconds,
         failpoint=failpoint,
     )
-    reporter = EventReporter(source, state)
+    node_reporter = NodeReporter(source, config.jitter_seconds)
 
     def on_corrupt(version: Version, message: str) -> None:
-        for dynakube in planner.find_users(version):
-            reporter.report_corrupt(dynakube, version, message)
+        node_reporter.add_corruption(version, message)
         changed.set()
 
     scrubber = Scrubber(
@@ -262,11 +307,13 @@ def build(
         installer,
         collector,
         scrubber,
-        reporter,
+        EventReporter(source, state),
+        node_reporter,
         metrics,
         clock,
         changed=changed,
         gc_seconds=config.gc_seconds,
+        network_defaults=config.network_defaults,
         failpoint=failpoint,
     )
     return provisioner, metrics
@@ -277,6 +324,15 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
     process.share_heap()
     logs.setup(config.log_format, config.log_level)
     stop = threading.Event()
+    provisioner: Provisioner | None = None
+
+    def on_stop() -> None:
+        stop.set()
+        if provisioner is not None:
+            provisioner.wake()
+
+    # First: a signal that is not awaited ends the process, and does nothing to process 1 of a container.
+    stop_signals.call_on_stop(on_stop)
     try:
         source = create_source(config)
     except errors.ApiError as error:
@@ -287,12 +343,6 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
         except OSError as error:
             raise SystemExit(f"--data-dir={config.data_dir}: {error.strerror} ({error.filename})") from error
 
-        def on_signal(*_: object) -> None:
-            stop.set()
-            provisioner.wake()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, on_signal)
         prometheus.serve(config.metrics_address, metrics.registry)
         process.trim_memory()
         log.info("provisioner started", extra=logs.fields(source=config.source, data=config.data_dir))
@@ -319,6 +369,10 @@ def _watch_for_uninstall(
 
 def main() -> int:
     """The command `oneagent-csi-provisioner`."""
+    return flags.run_daemon(_run)
+
+
+def _run() -> int:
     try:
         return run(parse())
     except UnsafeNameError as error:

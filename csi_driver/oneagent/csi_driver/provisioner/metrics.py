@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from oneagent.common import prometheus
+from oneagent.common.prometheus import Counter, Gauge, Histogram
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
 
@@ -11,7 +12,7 @@ class ProvisionerMetrics:
     """The provisioner's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
+        registry = self.registry = prometheus.create_registry("provisioner")
         self.store_bytes = Gauge(
             "oneagent_csi_store_bytes",
             "Size of each version in the store; the source is a digest of where a version is from.",
@@ -31,13 +32,13 @@ class ProvisionerMetrics:
             registry=registry,
         )
         self.download_seconds = Histogram(
-            "oneagent_csi_download_seconds", "Duration of downloads.", buckets=_SECONDS, registry=registry
+            "oneagent_csi_download_duration_seconds", "Duration of downloads.", buckets=_SECONDS, registry=registry
         )
         self.downloaded_bytes = Counter(
             "oneagent_csi_downloaded_bytes", "Bytes of packages downloaded over the network.", registry=registry
         )
         self.unpack_seconds = Histogram(
-            "oneagent_csi_unpack_seconds", "Duration of unpacking.", buckets=_SECONDS, registry=registry
+            "oneagent_csi_unpack_duration_seconds", "Duration of unpacking.", buckets=_SECONDS, registry=registry
         )
         self.shared_bytes = Counter(
             "oneagent_csi_shared_bytes",
@@ -71,7 +72,7 @@ class ProvisionerMetrics:
         )
         self.log_bytes = Gauge("oneagent_csi_log_bytes", "Size of the kept logs of deleted pods.", registry=registry)
         self.database = Histogram(
-            "oneagent_csi_metadata_seconds",
+            "oneagent_csi_metadata_transaction_duration_seconds",
             "Duration of metadata transactions, including waiting.",
             buckets=(0.0005, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1),
             registry=registry,

@@ -23,7 +23,7 @@ from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.provisioner import desired_state, package_sources
 from oneagent.csi_driver.provisioner.installer.fetch import InstallRequest
 from oneagent.csi_driver.provisioner.tenant_poller import TenantPoller
-from oneagent.csi_driver.store import AgentStore, config_layers
+from oneagent.csi_driver.store import AgentStore, config_layers, demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +69,22 @@ class Planner:
             return None
         return {*snapshot.dynakubes, *snapshot.invalid}
 
-    def find_users(self, version: Version) -> list[DynaKube]:
-        """Return the DynaKubes that use a version. May be called from any thread."""
-        dynakubes = self.snapshot.dynakubes.values() if self.snapshot else ()
-        rows = self._state.desired
-        return [dynakube for dynakube in dynakubes if (row := rows.get(dynakube.name)) and row.version == version]
-
     def plan(self, snapshot: Snapshot) -> Plan:
         """Start the polls that are due, compute the rows, write them, and find the missing versions."""
         dynakubes = [each for each in snapshot.dynakubes.values() if each.needs_views or each.needs_host_directory]
+        awaited = demand.list_versions(self._data)
         for dynakube in dynakubes:
             if dynakube.needs_views:
-                self._poller.poll_if_due(dynakube)
+                row = self._state.desired.get(dynakube.name)
+                awaits = demand.of_dynakube(dynakube.name) if row is None or not row.version else row.version
+                self._poller.poll_if_due(dynakube, pod_waits=awaits in awaited)
         self._poller.retain(snapshot.dynakubes)
         inputs = self._inputs(dynakubes)
         rows = desired_state.find_desired(dynakubes, inputs, self._write_layer)
+        with_version = {demand.of_dynakube(row.name) for row in rows.values() if row.version}
+        complete = inputs.trees.keys() - {row.version for row in rows.values() if not row.layer}
+        for marker in awaited & (with_version | complete):
+            demand.clear(self._data, marker)  # The versions that pods waited for are there.
         self._state.set_desired([*rows.values(), *self._rows_of_invalid(snapshot)])
         return Plan(tuple(dynakubes), rows, tuple(desired_state.find_missing(dynakubes, rows, inputs)))
 
@@ -111,9 +112,14 @@ class Planner:
     ) -> desired_state.Inputs:
         tenants: dict[DynaKubeName, TenantState] = {}
         contents: dict[DynaKubeName, StoreKey] = {}
+        waiting: dict[DynaKubeName, str] = {}
+        delays: dict[DynaKubeName, float] = {}
         for dynakube in dynakubes:
             if (tenant := self._poller.state(dynakube.name)) is not None:
                 tenants[dynakube.name] = tenant
+                delays[dynakube.name] = self._poller.first_delay_seconds(dynakube.name)
+            else:
+                waiting[dynakube.name] = self._poller.waits_for(dynakube.name)
             if dynakube.decided_version or dynakube.pinned_version:
                 continue
             if key := package_sources.find_kind(dynakube).content_key(dynakube):
@@ -122,6 +128,8 @@ class Planner:
         return desired_state.Inputs(
             rows=self._state.desired,
             tenants=tenants,
+            waiting=waiting,
+            delays=delays,
             trees={version: Path(self._data.agent(version)) for version in stored},
             records=self._state.versions,
             contents=contents,
@@ -130,11 +138,12 @@ class Planner:
         )
 
     def _write_layer(self, dynakube: DynaKube, tenant: TenantState, row: DesiredState, tree: Path) -> LayerId:
-        """Write the config layer; before the first complete poll, return the one of an earlier process."""
-        if not tenant.complete and row.layer and self._data.config_layer(row.tenant, row.layer).exists():
-            return row.layer
-        text = config_layers.merge_config(tree, tenant.properties, desired_state.own_settings(dynakube, tenant))
-        return config_layers.ensure(self._data, row.tenant, text)
+        """Write the config layer; before everything for it is known, return the one of an earlier process or none."""
+        if not tenant.complete:
+            has_former = bool(row.layer) and self._data.config_layer(row.tenant, row.layer).exists()
+            return row.layer if has_former else LayerId("")
+        profile, texts = config_layers.merge_config(tree, dynakube, tenant)
+        return config_layers.ensure(self._data, row.tenant, texts, profile)
 
     def _rows_of_invalid(self, snapshot: Snapshot) -> list[DesiredState]:
         """Return the rows of existing, invalid DynaKubes: all rows after an invalid file, which may contain any."""

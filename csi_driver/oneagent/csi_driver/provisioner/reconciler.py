@@ -8,25 +8,29 @@ loop.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
-from oneagent.common import backoff, logs
+from oneagent.common import agents, backoff, logs
+from oneagent.common.dynakube.network_defaults import NO_DEFAULTS, NetworkDefaults
 from oneagent.common.identifiers import DynaKubeName, StoreKey, Version
+from oneagent.common.node_lease import DynaKubeReport
 from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux.clock import SteadyClock
-from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState, VersionRecord
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner import desired_state, package_sources
 from oneagent.csi_driver.provisioner.event_reporter import EventReporter
 from oneagent.csi_driver.provisioner.garbage_collector import GarbageCollector
 from oneagent.csi_driver.provisioner.installer import Installer, InstallQueue
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.node_reporter import NodeReporter
 from oneagent.csi_driver.provisioner.planner import Plan, Planner
 from oneagent.csi_driver.provisioner.scrubber import Scrubber
 from oneagent.csi_driver.provisioner.tenant_poller import TenantPoller
@@ -54,14 +58,17 @@ class Provisioner:
         collector: GarbageCollector,
         scrubber: Scrubber,
         reporter: EventReporter,
+        node_reporter: NodeReporter,
         metrics: ProvisionerMetrics,
         clock: SteadyClock,
         *,
         changed: threading.Event,
         gc_seconds: float,
+        network_defaults: NetworkDefaults = NO_DEFAULTS,
         failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._source = source
+        self._network_defaults = network_defaults
         self._data = data
         self.state = state
         self._poller = poller
@@ -71,6 +78,7 @@ class Provisioner:
         self.collector = collector
         self.scrubber = scrubber
         self._reporter = reporter
+        self._node_reporter = node_reporter
         self._metrics = metrics
         self._clock = clock
         self._changed = changed
@@ -135,9 +143,6 @@ class Provisioner:
             return
         with self.planner.decision_lock:
             plan = self.planner.plan(snapshot)
-            for request in plan.requests:
-                for dynakube in request.dynakubes:
-                    self._reporter.expect_version(dynakube, request.version)
             preloaded = self._find_preloaded(snapshot)
             self.installer.set_requests(request for request in plan.requests if request.version not in preloaded)
             self._import_preloaded(preloaded, plan)
@@ -153,8 +158,10 @@ class Provisioner:
 
     def _on_snapshot(self, snapshot: dynakube_sources.Snapshot) -> None:
         for name, problem in snapshot.newly_invalid(self.planner.snapshot):
-            log.error("DynaKube ignored, it is invalid", extra=logs.fields(dynakube=name, reason=problem))
-        self.planner.snapshot = snapshot
+            kind = agents.kind_of_object(name)
+            log.error("%s ignored, it is invalid", kind, extra=logs.fields(dynakube=name, reason=problem))
+        dynakubes = {name: self._network_defaults.apply(kube) for name, kube in snapshot.dynakubes.items()}
+        self.planner.snapshot = dataclasses.replace(snapshot, dynakubes=dynakubes)
         self.wake()
 
     def _find_preloaded(self, snapshot: dynakube_sources.Snapshot) -> dict[StoreKey, preload.Waiting]:
@@ -201,20 +208,22 @@ class Provisioner:
             self.state.put_version(version, VersionState.FAILED, message=reason)
 
     def _report(self, plan: Plan) -> None:
-        """Report the progress of each DynaKube in Events and metrics."""
+        """Report the state of each DynaKube to the operator and in metrics."""
         versions = self.state.versions
-        ready = waiting = 0
-        for dynakube in plan.dynakubes:
-            tenant = self._poller.state(dynakube.name)
-            # Until the operator has granted the Secret, no node is to send an Event.
-            if tenant is None or not tenant.image.is_forbidden:
-                self._reporter.report_refusal(dynakube, desired_state.explain_refusal(dynakube, tenant))
-            record = versions.get(plan.rows[dynakube.name].version)
-            is_ready = record is not None and record.state == VersionState.READY
-            # A DynaKube whose pods get no views waits for nothing.
-            ready += is_ready and dynakube.needs_views
-            waiting += not is_ready and dynakube.needs_views
-            if record is not None:
-                self._reporter.report_version(dynakube, record)
+        reports = list[DynaKubeReport]()
+        # A DynaKube whose pods get no views waits for nothing.
+        for dynakube in (dynakube for dynakube in plan.dynakubes if dynakube.needs_views):
+            row, tenant = plan.rows[dynakube.name], self._poller.state(dynakube.name)
+            # Until the operator has granted the Secret, nothing is refused.
+            is_forbidden = tenant is not None and tenant.image.is_forbidden
+            refusal = "" if is_forbidden else desired_state.explain_refusal(dynakube, tenant)
+            reports.append(self._node_reporter.describe(dynakube, row, versions.get(row.version), refusal))
+        self._node_reporter.update(reports)
+        rows = [plan.rows[DynaKubeName(report.name)] for report in reports]
+        ready = sum(bool(row.layer) and _is_ready(versions.get(row.version)) for row in rows)
         self._metrics.dynakubes.labels("ready").set(ready)
-        self._metrics.dynakubes.labels("waiting").set(waiting)
+        self._metrics.dynakubes.labels("waiting").set(len(reports) - ready)
+
+
+def _is_ready(record: VersionRecord | None) -> bool:
+    return record is not None and record.state == VersionState.READY

@@ -7,18 +7,20 @@ versions, and the versions table is made to agree. In `tmp/` only resumable down
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 
 from oneagent.common import logs
 from oneagent.common.identifiers import Version
 from oneagent.common.unpack import file_manifest
-from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.linux import tree_walker
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner import download_files
-from oneagent.csi_driver.store import AgentStore, corruption_log, preload
+from oneagent.csi_driver.store import AgentStore, config_layers, corruption_log, preload
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ def clean_tmp(data: DataDir) -> None:
 
 
 def reconcile(data: DataDir, store: AgentStore, state: ProvisionerState) -> None:
-    """Make the versions table agree with the store and with the corruption log."""
+    """Make the versions table agree with the store and with the corruption log, and the rows with their layers."""
     stored = set(store.versions())
     for version in corruption_log.undo_unfinished(data, stored):
         with contextlib.suppress(FileNotFoundError):
@@ -52,7 +54,21 @@ def reconcile(data: DataDir, store: AgentStore, state: ProvisionerState) -> None
         if record is None or record.state != VersionState.READY:
             state.put_installed(version, _size(data, version))
             log.info("stored version added to the metadata", extra=logs.fields(version=version))
-    state.flush()
+    state.set_desired([_without_incomplete_layers(data, row) for row in state.desired.values()])
+
+
+def _without_incomplete_layers(data: DataDir, row: DesiredState) -> DesiredState:
+    """Leave out what an older driver made of half the tenant's answers: pods wait for the other half."""
+
+    def complete(layer: LayerId) -> LayerId:
+        if not layer or not row.tenant:
+            return LayerId("")
+        if config_layers.is_complete(data.config_layer_path(row.tenant, layer), row.name):
+            return layer
+        log.warning("config layer without the tenant's token not used", extra=logs.fields(dynakube=row.name))
+        return LayerId("")
+
+    return dataclasses.replace(row, layer=complete(row.layer), good_layer=complete(row.good_layer))
 
 
 def _size(data: DataDir, version: Version) -> int:

@@ -14,6 +14,8 @@ class CallResult(enum.StrEnum):
     EMPTY = "empty"
     """The retry limit is reached; the pod starts without an agent."""
     HOST = "host"
+    CONF = "conf"
+    """The pod's files only, by request."""
 
     INVALID = "invalid"
     NOT_FOUND = "not_found"

@@ -6,7 +6,7 @@ opposite.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from oneagent.csi_driver.server.errors import CallInFlightError
 
@@ -32,7 +32,7 @@ class Call:
 class InFlightCalls:
     """The calls in flight, by the volume or target that they hold. Thread-safe."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[Collection[Call]], None]) -> None:
         self._wake = wake
         self._calls: dict[str, Call] = {}
         self._closing = False
@@ -58,11 +58,12 @@ class InFlightCalls:
         """Cancel a call that is still in flight."""
         if self._calls.get(key) is call:
             call.cancelled = True
-            self._wake()
+            self._wake([call])
 
     def cancel_all(self) -> None:
         """Cancel all calls, present and future."""
         self._closing = True
-        for call in list(self._calls.values()):
+        calls = set(self._calls.values())
+        for call in calls:
             call.cancelled = True
-        self._wake()
+        self._wake(calls)

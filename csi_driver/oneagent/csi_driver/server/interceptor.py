@@ -72,6 +72,12 @@ class CallInterceptor(grpc.ServerInterceptor):
     def __init__(self, metrics: ServerMetrics) -> None:
         self._metrics = metrics
         self._handlers: dict[str, Any] = {}
+        self._unanswered: set[CallContext] = set()
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a call has no response yet."""
+        return bool(self._unanswered)
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         path = handler_call_details.method
@@ -91,6 +97,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         def call(request: Any, rpc: grpc.ServicerContext) -> Any:
             started = time.perf_counter()
             context = CallContext(rpc)
+            self._unanswered.add(context)
             try:
                 if isinstance(request, RefusedRequest):
                     raise request.to_error()
@@ -121,6 +128,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         return call
 
     def _report(self, method: str, request: Any, context: CallContext, seconds: float) -> None:
+        self._unanswered.discard(context)
         self._metrics.calls.labels(method, context.result).observe(seconds)
         if method in _LOGGED or context.message:
             level = logging.WARNING if context.message else logging.INFO

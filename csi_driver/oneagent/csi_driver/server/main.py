@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import logging
 import os
 import signal
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,26 +25,31 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from oneagent.common import flags, logs, prometheus
+from oneagent.common import distribution, flags, logs, prometheus
 from oneagent.common.addresses import AddressError
-from oneagent.common.identifiers import DISTRIBUTION
 from oneagent.common.proto.csi.v1 import csi_pb2_grpc
 from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
-from oneagent.csi_driver.linux import mount_table, process
+from oneagent.csi_driver.linux import mount_table, process, stop_signals
 from oneagent.csi_driver.linux.clock import SteadyClock
+from oneagent.csi_driver.linux.stop_signals import STOP_SIGNALS
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.desired_versions import DesiredStateReader
+from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRepository
 from oneagent.csi_driver.server import interceptor, metrics, overlay, publish, request_decoding, shutdown
 from oneagent.csi_driver.server.identity_service import IdentityService
 from oneagent.csi_driver.server.node_service import NodeService
 from oneagent.csi_driver.server.startup_reconcile import Reconciler
+from oneagent.csi_driver.server.unpublish import Unpublisher
 from oneagent.csi_driver.store import AgentStore
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS: Final = 300.0
 _WORKERS: Final = 512
+_DRAIN_POLL_SECONDS: Final = 0.05
+_IDLE_SECONDS: Final = 0.25
+"""Time for a call that gRPC has accepted to reach its handler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,41 +72,43 @@ class Config:
 
 def parse(arguments: list[str] | None = None) -> Config:
     """Read flags and environment; a bad value ends the process with a message."""
-    parser = flags.create_parser("oneagent-csi-server", "Answers kubelet's calls for agent volumes over a CSI socket.")
+    parser = flags.create_daemon_parser(
+        "oneagent-csi-server", "Publishes agent volumes for kubelet through a CSI socket."
+    )
     add = flags.adder(parser)
-    add("endpoint", "unix:///csi/csi.sock", "socket to serve CSI on", env="CSI_ENDPOINT")
-    add("node-id", "", "name of this node in Kubernetes", env="KUBE_NODE_NAME")
-    add("namespace", "", "namespace whose pods may mount the host agent's directory; empty: any", env="POD_NAMESPACE")
+    add("endpoint", "unix:///csi/csi.sock", "address of the CSI socket", env="CSI_ENDPOINT")
+    add("node-id", "", "name of this node", env="KUBE_NODE_NAME")
+    add("namespace", "", "namespace whose pods may mount the host agent's directory; all if empty", env="POD_NAMESPACE")
     add("data-dir", Path("/data"), "directory of agents, views and metadata", parse=flags.absolute_path)
     add(
         "target-root",
         Path("/var/lib/kubelet"),
-        "kubelet's root directory; all target paths must lie below it",
+        "kubelet's root directory, which contains all target paths",
         parse=flags.absolute_path,
     )
     add(
         "publish-wait",
         60.0,
-        "time that a call waits for its version before it counts as a failed attempt; below kubelet's 2m",
+        "maximum wait of a publish call for its version, then the attempt fails; less than kubelet's 2m",
         parse=flags.duration,
     )
-    add("drain", 10.0, "time that calls in flight may take after SIGTERM", parse=flags.duration)
+    add("drain", 10.0, "time for calls in flight to end after SIGTERM", parse=flags.duration)
     add(
         "uninstall-wait",
         0.0,
-        "time after SIGTERM, while there are volumes, for the provisioner to report an uninstall; "
-        "the server then stays until the volumes are gone",
+        "maximum wait after SIGTERM for the provisioner to report an uninstall, if there are volumes; after a report "
+        "the server runs until they are unpublished",
         parse=flags.duration,
     )
     add(
         "keep-logs",
         False,
-        "keep files that pods wrote into their views until the provisioner's log retention removes them",
+        "keep files that pods wrote into their views; the provisioner's log retention applies",
     )
     add(
         "metrics-address",
         "",
-        "host:port for Prometheus metrics, e.g. :8080; empty: none",
+        "host:port of Prometheus metrics, such as :8080; none if empty",
         parse=flags.address,
     )
     flags.add_logging(add)
@@ -156,6 +163,7 @@ class Server:
         self._database.on_new_file = self.volumes.rewrite
         user_namespace = overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
         mounts = overlay.OverlayMounter(data, config.target_root, user_namespace=user_namespace)
+        self._desired = DesiredStateReader(self._database, data.dynakubes)
         self.publisher = publish.Publisher(
             publish.PublishSettings(
                 node_id=config.node_id,
@@ -168,7 +176,7 @@ class Server:
             AgentStore(data),
             mounts,
             self.volumes,
-            DesiredStateReader(self._database, data.dynakubes),
+            self._desired,
             now=self._clock.now,
             failpoint=failpoint,
         )
@@ -177,11 +185,13 @@ class Server:
             config.node_id,
             str(config.target_root),
             self.publisher,
+            Unpublisher(self.publisher, data, mounts, self.volumes, failpoint=failpoint),
             data,
             self.volumes,
             mounts,
             self.metrics,
         )
+        self._calls = interceptor.CallInterceptor(self.metrics)
         self._grpc: grpc.Server | None = None
         self._stopped = threading.Event()
 
@@ -198,13 +208,13 @@ class Server:
         remove_stale_socket(path)
         server = grpc.server(
             ThreadPoolExecutor(_WORKERS, thread_name_prefix="call"),
-            interceptors=[interceptor.CallInterceptor(self.metrics)],
+            interceptors=[self._calls],
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", request_decoding.MAX_MESSAGE_BYTES),
             ],
         )
-        identity = IdentityService(importlib.metadata.version(DISTRIBUTION), self._data)
+        identity = IdentityService(distribution.version(), self._data)
         csi_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         csi_pb2_grpc.add_NodeServicer_to_server(self._node, server)
         checks = health.HealthServicer()
@@ -227,13 +237,25 @@ class Server:
         self._stopped.set()
         self.publisher.calls.cancel_all()
         if self._grpc is not None:
-            self._grpc.stop(self._config.drain_seconds).wait()
+            self._drain(self._grpc)
             self.publisher.calls.cancel_all()
         self.volumes.close()
         self._database.close()
         with contextlib.suppress(FileNotFoundError):
             socket_path(self._config.endpoint).unlink()
         log.info("stopped")
+
+    def _drain(self, server: grpc.Server) -> None:
+        """Return once all calls are answered, or their time is over.
+
+        gRPC itself waits until each client has closed its connection, too, and a client that hangs never does.
+        """
+        drained, idle_since = server.stop(self._config.drain_seconds), time.monotonic()
+        while not drained.wait(_DRAIN_POLL_SECONDS):
+            if self._calls.is_busy:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > _IDLE_SECONDS:
+                server.stop(None)  # It closes the connections.
 
     def _warn_if_one_mount(self) -> None:
         """Warn if data directory and target root lie on one mount.
@@ -253,10 +275,12 @@ class Server:
     def _register_gauges(self) -> None:
         self.metrics.waiting.set_function(lambda: self.publisher.version_waiter.waiting)
         self.metrics.unwritten.set_function(lambda: self.volumes.unwritten)
-        for state in ("waiting", "mounted", "empty"):
+        for state in VolumeState:
             self.metrics.volumes.labels(state).set_function(functools.partial(self._count, state))
 
-    def _count(self, state: str) -> int:
+        self.metrics.coverage.start(self.volumes.all, self._desired.names)
+
+    def _count(self, state: VolumeState) -> int:
         return sum(record.state == state for record in self.volumes.all())
 
     def _sweep(self) -> None:
@@ -290,10 +314,7 @@ def remove_stale_socket(path: Path) -> None:
 def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -> int:
     """Serve until SIGTERM or SIGINT; after an uninstall until the last volume is gone (see `shutdown`)."""
     logs.setup(config.log_format, config.log_level)
-    # Signals are awaited instead of handled: a handler's effect is lost if the signal comes just before the wait.
-    # Threads inherit the mask. A blocked signal reaches process 1 of a container, too.
-    stop = (signal.SIGTERM, signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, stop)
+    stop_signals.block()
     data = DataDir(config.data_dir)
     # Before waiting for the lock: a server that stays after an uninstall then ends and releases it.
     with contextlib.suppress(OSError):  # The disk may be read-only.
@@ -302,15 +323,19 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
         with process.ending_on_thread_errors():
             server = Server(config, failpoint)
             server.start()
-            signal.sigwait(stop)
+            signal.sigwait(STOP_SIGNALS)
             wait_seconds = config.uninstall_wait_seconds
-            shutdown.wait_until_drained(server.count_volumes, data.uninstall_marker, wait_seconds, stop)
+            shutdown.wait_until_drained(server.count_volumes, data.uninstall_marker, wait_seconds, STOP_SIGNALS)
         server.stop()
     return 0
 
 
 def main() -> int:
     """The command `oneagent-csi-server`."""
+    return flags.run_daemon(_run)
+
+
+def _run() -> int:
     try:
         return run(parse())
     except UnsafeNameError as error:

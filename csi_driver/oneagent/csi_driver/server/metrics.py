@@ -1,8 +1,10 @@
-"""The server's metrics. No label has unbounded values such as volumes, pods or paths."""
+"""The server's metrics. No label has unbounded values such as volumes, pods or paths; `coverage` limits its own."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from oneagent.common import prometheus
+from oneagent.common.prometheus import Counter, Gauge, Histogram
+from oneagent.csi_driver.server.coverage import Coverage
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -11,9 +13,9 @@ class ServerMetrics:
     """The server's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = prometheus.create_registry("server")
         self.calls = Histogram(
-            "oneagent_csi_call_seconds",
+            "oneagent_csi_call_duration_seconds",
             "Duration of CSI calls in seconds, by method and result.",
             ["method", "result"],
             buckets=_SECONDS,
@@ -43,8 +45,10 @@ class ServerMetrics:
             registry=self.registry,
         )
         self.database = Histogram(
-            "oneagent_csi_metadata_seconds",
+            "oneagent_csi_metadata_transaction_duration_seconds",
             "Duration of metadata transactions in seconds, including lock waits.",
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self.coverage = Coverage()
+        self.registry.register(self.coverage)

@@ -6,6 +6,8 @@
     last-good             the pod gets the DynaKube's previous version at once; without one as with `wait`
     fail                  the pod waits without limit and never gets an empty view
 
+A pod's failure policy `fail` takes the limits away, whatever the mount policy.
+
 The limit, exactly: with N attempts, N calls fail and the next one succeeds with an empty view. With a timeout T,
 the first call that comes T or later after the first failure succeeds with an empty view. A call that is waiting
 when T passes does so then. The earlier of the two applies. A successful mount resets both. A call that finds no place
@@ -79,12 +81,12 @@ class RetryLimits:
 
 
 def retry_limits(request: PublishRequest, desired: DesiredState | None) -> RetryLimits:
-    """Return the limits of a volume. The pod's own timeout precedes the DynaKube's, except with `fail`."""
+    """Return the limits of a volume: those of its DynaKube, unless the pod has a timeout or a failure policy."""
     if desired is None:
         desired = DesiredState(
             request.dynakube, mount_attempts=MOUNT_ATTEMPTS, mount_timeout_seconds=MOUNT_TIMEOUT_SECONDS
         )
-    if desired.mount_policy == FAIL:
+    if request.never_empty or desired.mount_policy == FAIL:
         return RetryLimits(math.inf, math.inf)
     timeout = request.retry_timeout_seconds
     return RetryLimits(desired.mount_attempts, desired.mount_timeout_seconds if timeout is None else timeout)
@@ -102,6 +104,8 @@ def fallback_version(desired: DesiredState | None, store: AgentStore, *, waited:
     `waited`: the volume has waited for its version for one publish wait.
     """
     if desired is None or not desired.may_fall_back or desired.good_version == desired.version:
+        return None
+    if not desired.good_layer:
         return None
     if desired.mount_policy != LAST_GOOD and not waited:
         return None

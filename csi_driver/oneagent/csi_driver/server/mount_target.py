@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.common.injection import inert_library
-from oneagent.common.injection.contract import WRITABLE_DIRECTORIES
+from oneagent.common.agents.pod_files import PodFiles
+from oneagent.common.injection.contract import AGENT_SUBDIRECTORY, VIEW_FILES_DIRECTORY
 from oneagent.csi_driver.data_dir import TargetPath, Volume
 from oneagent.csi_driver.linux import mount_table, syscalls, tree_walker
+from oneagent.csi_driver.server import volume_files
 from oneagent.csi_driver.server.errors import InternalError, InvalidRequestError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-CONFIG_DIRECTORY: Final = "agent/conf"
-IDENTITY_FILE: Final = f"{CONFIG_DIRECTORY}/container.conf"
 _NO_SYMLINKS: Final = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 
 
@@ -31,12 +30,13 @@ class MountRefusedError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class ViewPlan:
-    """The mount of a view. `files`, rendered one by one, and `directories` are created below the upper layer first."""
+    """The mount of a view. The pod's `files`, and `directories`, are created below the upper layer first."""
 
     volume: Volume
     options: str
     flags: int
-    files: Iterable[tuple[str, bytes]]
+    files: Iterable[tuple[str, str]]
+    """Paths below the directory of the pod's files, and texts, rendered one by one"""
     directories: tuple[str, ...] = ()
 
 
@@ -86,28 +86,71 @@ class MountTarget:
         with contextlib.suppress(FileExistsError):
             os.mkdir(self._name, 0o755, dir_fd=self._parent)
 
-    def create_empty(self, *, read_only: bool) -> None:
-        """Create the empty view, unless it exists. All that it has is the inert library, for `LD_PRELOAD`."""
-        self.create()
-        with self._open() as directory:
-            for name in WRITABLE_DIRECTORIES if read_only else ():
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o755, dir_fd=directory)
-            try:
-                inert_library.write(directory)
-            except OSError as error:
-                # Of a view from before a reboot, the pod may have changed anything. Without the library it starts too.
-                log.info("empty view without inert library", extra=logs.fields(target=self.path, reason=error.strerror))
+    def create_empty(self, files: PodFiles, *, read_only: bool, user_namespace: bool = False) -> None:
+        """Create the empty view, or complete it: the pod's files, and the inert library for `LD_PRELOAD`."""
+        with self._plain(files) as directory:
+            profile = files.profile
+            library, writable = profile.preload_library, profile.writable_directories
+            if user_namespace or profile.mounts_in_view:
+                volume_files.write_mount_files(directory, profile.mount_files)
+            if not user_namespace:
+                volume_files.write_inert_agent(directory, library, writable if read_only else ())
+                return
+            with (
+                volume_files.leaving_what_is_there(),
+                volume_files.open_directory(AGENT_SUBDIRECTORY, directory) as agent,
+            ):
+                volume_files.write_mount_files(agent, profile.mount_files)
+                volume_files.write_inert_agent(agent, library, writable)
+
+    def create_plain(self, files: PodFiles) -> None:
+        """Create a directory with the pod's files only, or complete it."""
+        with self._plain(files):
+            pass
+
+    @contextlib.contextmanager
+    def _plain(self, files: PodFiles) -> Iterator[int]:
+        with _naming(self.path), volume_files.open_directory(self._name, self._parent) as directory:
+            volume_files.write_plain(directory, files)
+            yield directory
 
     def mount_view(self, plan: ViewPlan, failpoint: Callable[[str], None]) -> None:
-        """Write the pod's files into the upper layer and mount; `OSError` on failure."""
-        write_files(plan.volume.upper, plan.files)
+        """Write the pod's files into the new upper layer and mount; `OSError` on failure."""
+        place = f"{plan.volume.upper}/{VIEW_FILES_DIRECTORY}"
+        with _naming(place), _opened(place) as directory:
+            volume_files.write(directory, plan.files)
         for name in plan.directories:
             os.mkdir(f"{plan.volume.upper}/{name}", 0o755)
         failpoint("config written")
         self.create()
         failpoint("target created")
         self._mount("overlay", "overlay", plan.flags, plan.options)
+
+    def mount_binds(self, plan: ViewPlan, agent: str, failpoint: Callable[[str], None]) -> None:
+        """Write the pod's files into the new upper layer, and bind this and the agent, for a pod with a user namespace.
+
+        The runtime asks for an idmapped mount of each, which the kernel refuses for an overlay. Both are read-only, so
+        that no pod can write to what others share.
+        """
+        place = f"{plan.volume.upper}/{VIEW_FILES_DIRECTORY}"
+        with _naming(place), _opened(place) as directory:
+            volume_files.write(directory, plan.files)
+        os.mkdir(f"{plan.volume.upper}/{AGENT_SUBDIRECTORY}", 0o755)
+        failpoint("config written")
+        self.create()
+        failpoint("target created")
+        with self._open() as directory:
+            self._bind_read_only(plan.volume.upper, directory, plan.flags)
+        failpoint("files mounted")
+        # Opened again: what was opened before lies below the mount.
+        with self._open() as directory, _opened(AGENT_SUBDIRECTORY, directory) as place_of_agent:
+            self._bind_read_only(agent, place_of_agent, plan.flags)
+
+    def _bind_read_only(self, source: str, directory: int, flags: int) -> None:
+        try:
+            syscalls.bind_read_only(source, directory, flags)
+        except OSError as error:
+            raise MountRefusedError(error.errno, error.strerror, self.path) from error
 
     def bind(self, source: Path, flags: int) -> None:
         """Bind-mount a directory here. The kernel applies a bind mount's flags in a second call only."""
@@ -149,7 +192,7 @@ class MountTarget:
         try:
             # Our mounts never stack; if another program stacked some, all are unmounted.
             while self.is_mounted():
-                syscalls.umount2(self._proc_path)
+                self._unmount()
         except OSError as error:
             hint = "; a process still uses it" if error.errno == errno.EBUSY else ""
             raise InternalError(f"{self.path} can't be unmounted: {error.strerror}{hint}") from error
@@ -163,6 +206,31 @@ class MountTarget:
                 raise InternalError(f"{self.path} can't be removed: {error.strerror}") from error
             if trash_entry:
                 self._discard(trash_entry)
+
+    def _unmount(self) -> None:
+        """Unmount the topmost mount, and first the agent in it, if that is a mount of its own; all of it or nothing."""
+        try:
+            syscalls.umount2(self._proc_path)
+        except OSError as error:
+            if error.errno != errno.EBUSY or not self._has_own_agent():
+                raise
+            self._unmount_with_agent()
+
+    def _has_own_agent(self) -> bool:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return syscalls.is_mount_root(f"{self._proc_path}/{AGENT_SUBDIRECTORY}")
+        return False
+
+    def _unmount_with_agent(self) -> None:
+        agent = f"{self._proc_path}/{AGENT_SUBDIRECTORY}"
+        with _closing(syscalls.open_tree(agent)) as copy:
+            syscalls.umount2(agent)
+            try:
+                syscalls.umount2(self._proc_path)
+            except OSError:
+                with self._open() as directory, _opened(AGENT_SUBDIRECTORY, directory) as place:
+                    syscalls.move_mount(copy, place)
+                raise
 
     def _discard(self, trash_entry: str) -> None:
         """Discard an empty view with what its pod wrote, if the mount table has no mount there."""
@@ -191,6 +259,15 @@ class MountTarget:
                     raise
                 with _closing(syscalls.open_in_mount(there, here)) as entry_parent:
                     os.rename(self._name, name, src_dir_fd=here, dst_dir_fd=entry_parent)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Give errors this path: those of the paths below an open directory name no file system."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 @contextlib.contextmanager
@@ -231,27 +308,3 @@ def open_below(root_path: str, target: TargetPath) -> MountTarget:
         if root >= 0:
             os.close(root)
     return MountTarget(target, descriptor, name)
-
-
-def write_files(upper: str, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write the pod's configuration into a new upper layer.
-
-    Never into one that a pod has had: the pod may have put symlinks in it. The identity file of every view exists
-    already (see `volume_dir_pool`). fchmod sets the mode of the others, since the process-wide umask could reduce it.
-    """
-    for name, content in files:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(f"{upper}/{name}", flags, 0o600)
-        try:
-            if os.write(descriptor, content) != len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{upper}/{name}")
-            if name != IDENTITY_FILE:
-                os.fchmod(descriptor, 0o644)
-        except OSError as error:
-            # A disk without a free block: an agent that can't report its pod's name is better than none.
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                raise
-            os.unlink(f"{upper}/{name}")
-            log.warning("disk full, view mounted without its configuration", extra=logs.fields(file=f"{upper}/{name}"))
-        finally:
-            os.close(descriptor)

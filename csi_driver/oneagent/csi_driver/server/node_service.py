@@ -14,6 +14,7 @@ from oneagent.csi_driver.server.interceptor import CallContext
 from oneagent.csi_driver.server.metrics import ServerMetrics
 from oneagent.csi_driver.server.overlay import OverlayMounter
 from oneagent.csi_driver.server.publish import Publisher
+from oneagent.csi_driver.server.unpublish import Unpublisher
 
 _NODE_CAPABILITIES: Final = (
     csi_pb2.NodeServiceCapability.RPC.GET_VOLUME_STATS,
@@ -29,6 +30,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         node_id: str,
         target_root: str,
         publisher: Publisher,
+        unpublisher: Unpublisher,
         data: DataDir,
         volumes: VolumeRepository,
         mounts: OverlayMounter,
@@ -37,6 +39,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         self._node_id = node_id
         self._target_root = target_root
         self._publisher = publisher
+        self._unpublisher = unpublisher
         self._data = data
         self._volumes = volumes
         self._mounts = mounts
@@ -62,7 +65,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
         volume = request_validation.volume_id(request.volume_id)
         target = request_validation.target_path(request.target_path, self._target_root)
-        self._publisher.unpublish(volume, target)
+        self._unpublisher.unpublish(volume, target)
         return csi_pb2.NodeUnpublishVolumeResponse()
 
     def NodeGetVolumeStats(

@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from oneagent.common.identifiers import Version
-from oneagent.common.injection.contract import WRITABLE_DIRECTORIES
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, Volume
 from oneagent.csi_driver.linux import syscalls
 from oneagent.csi_driver.server import mount_target
@@ -48,7 +47,8 @@ class OverlayMounter:
         read_only: bool,
         flags: int,
         options: tuple[str, ...],
-        files: Iterable[tuple[str, bytes]],
+        files: Iterable[tuple[str, str]],
+        writable_directories: tuple[str, ...] = (),
     ) -> ViewPlan:
         """Plan a view; pure."""
         lower = [self._data.agent(version)]
@@ -59,7 +59,7 @@ class OverlayMounter:
             flags |= syscalls.MS_RDONLY
         else:
             layers = (f"lowerdir={':'.join(lower)}", f"upperdir={volume.upper}", f"workdir={volume.work}")
-        directories = WRITABLE_DIRECTORIES if read_only else ()
+        directories = writable_directories if read_only else ()
         return ViewPlan(volume, ",".join((*layers, *self._always, *options)), flags, files, directories)
 
     def requested_path(self, mounted: str) -> str:

@@ -1,4 +1,4 @@
-"""NodePublishVolume and NodeUnpublishVolume.
+"""NodePublishVolume.
 
 The kernel is authoritative for mounts, the store for installed versions, the volumes table for requests and their
 failures. The ordinary path never reads the whole mount table, so a publish costs the same on a node with five thousand
@@ -7,45 +7,32 @@ mounts as on an empty one.
 
 from __future__ import annotations
 
-import logging
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from oneagent.common import logs
 from oneagent.common.identifiers import Version, agent_version
+from oneagent.common.injection import volume_attributes
 from oneagent.common.injection.contract import AGENT_NOT_MOUNTED, LAST_GOOD_MOUNTED
-from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId
-from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.desired_versions import DesiredState, DesiredStateReader
 from oneagent.csi_driver.metadata.states import VolumeState
-from oneagent.csi_driver.metadata.volumes import Notice, VolumeRecord, VolumeRepository
-from oneagent.csi_driver.server import host_volumes, mount_policy, view_mounter
+from oneagent.csi_driver.metadata.volumes import Notice, VolumeRepository
+from oneagent.csi_driver.server import host_volumes, mount_policy, view_mounter, volume_rows
 from oneagent.csi_driver.server.call_result import CallResult
-from oneagent.csi_driver.server.errors import (
-    AlreadyExistsError,
-    AttemptFailedError,
-    InvalidRequestError,
-    PublishedElsewhereError,
-    UnavailableError,
-)
+from oneagent.csi_driver.server.errors import AttemptFailedError, InvalidRequestError, UnavailableError
+from oneagent.csi_driver.server.existing_mount import ExistingMounts
 from oneagent.csi_driver.server.inflight import InFlightCalls
 from oneagent.csi_driver.server.mount_policy import Failures, RetryLimits
-from oneagent.csi_driver.server.mount_target import MountTarget
 from oneagent.csi_driver.server.overlay import OverlayMounter
 from oneagent.csi_driver.server.publish_attempt import Caller, PublishAttempt, PublishResult
 from oneagent.csi_driver.server.request_validation import PublishRequest
-from oneagent.csi_driver.server.version_waiter import VersionWaiter
+from oneagent.csi_driver.server.version_resolver import VersionResolver
+from oneagent.csi_driver.server.version_waiter import AwaitedState, VersionWaiter
 from oneagent.csi_driver.server.view_mounter import ViewMounter
 from oneagent.csi_driver.server.waiting_places import Place, WaitingPlaces
 from oneagent.csi_driver.store import AgentStore, StoreBusyError, demand
-
-log = logging.getLogger(__name__)
-
-_CSI_TARGET = re.compile(r"/volumes/kubernetes\.io~csi/[^/]+/mount$")
-"""The end of the target path that kubelet chooses for each CSI volume."""
 
 ANSWER_SECONDS = 1.0
 """A waiting call responds this long before its caller's deadline."""
@@ -69,7 +56,7 @@ class PublishSettings:
 
 
 class Publisher:
-    """Publishes and unpublishes volumes. Thread-safe: any number of volumes at once."""
+    """Publishes volumes. Thread-safe: any number of volumes at once."""
 
     def __init__(
         self,
@@ -88,17 +75,16 @@ class Publisher:
         self._store = store
         self._mounts = mounts
         self._volumes = volumes
-        self._desired = desired
         self._now = now
         self._failpoint = failpoint
         self.view_mounter = ViewMounter(
             settings.node_id, data, store, mounts, keep_logs=settings.keep_logs, now=now, failpoint=failpoint
         )
-        self.version_waiter = VersionWaiter(str(data.agents), desired.refresh, store.is_removing)
+        self.existing_mounts = ExistingMounts(data, mounts, volumes, self.view_mounter, now)
+        self._version_resolver = VersionResolver(store, desired)
+        self.version_waiter = VersionWaiter(data, store, desired)
         self.places = WaitingPlaces(settings.max_waiting)
         self.calls = InFlightCalls(self.version_waiter.wake)
-
-    # ------------------------------------------------------------------ publish
 
     def publish(self, request: PublishRequest, caller: Caller) -> PublishResult:
         """Mount the volume's view or directory; `DriverError` if that fails."""
@@ -111,41 +97,16 @@ class Publisher:
             if not target.is_reachable:
                 raise InvalidRequestError("target_path", f"the parent directory of {request.target!r} does not exist")
             attempt = PublishAttempt(request, caller, call, target, self._volumes.get(request.volume))
-            if target.is_mounted():
-                return self._confirm_mounted(attempt)
-            self._refuse_second_target(attempt)
-            if request.mode == "host":
-                return self._publish_host(attempt)
-            return self._publish_view(attempt)
-
-    def _confirm_mounted(self, attempt: PublishAttempt) -> PublishResult:
-        """Accept the existing mount if it is this volume's, as requested; else refuse, since mounts never stack."""
-        request, record, target = attempt.request, attempt.record, attempt.target
-        top = mount_table.top_at(mount_table.read(), target.real_path())
-        if (
-            record is None
-            and request.mode == "host"
-            and host_volumes.find_owner(self._data, target) == request.dynakube
-        ):
-            # The database was lost. Reconciliation at the start adopts only views from the mount table.
-            record = self._volumes.put(self._record(request, VolumeState.MOUNTED))
-        if record is None or top is None or record.target != request.target:
-            raise AlreadyExistsError(f"target_path: something else is mounted at {request.target!r}")
-        # A row adopted from the mount table after the database was lost has no DynaKube.
-        same_dynakube = record.dynakube in {"", request.dynakube}
-        if not (same_dynakube and record.mode == request.mode and record.read_only == request.read_only):
-            raise AlreadyExistsError(
-                f"volume {request.volume} is published at {request.target!r} with mode {record.mode!r}, DynaKube "
-                f"{record.dynakube!r} and readonly={record.read_only}; unpublish it first"
-            )
-        if request.mode == "app" and self.view_mounter.find_owner(top) != request.volume:
-            raise AlreadyExistsError(f"target_path: another volume's view is mounted at {request.target!r}")
-        if request.mode == "host" and host_volumes.find_owner(self._data, target) != request.dynakube:
-            raise AlreadyExistsError(f"target_path: something else is mounted at {request.target!r}")
-        if not record.dynakube:
-            row = (VolumeState.MOUNTED, record.tenant)
-            self._volumes.put(self._record(request, *row, version=record.version, layer=record.layer))
-        return PublishResult(CallResult.ALREADY_MOUNTED, record.version)
+            if target.is_mounted() and (done := self.existing_mounts.accept(attempt)):
+                return done
+            self.existing_mounts.refuse_second_target(attempt)
+            match request.mode:
+                case "host":
+                    return self._publish_host(attempt)
+                case "conf":
+                    return self._publish_conf(attempt)
+                case "app":
+                    return self._publish_view(attempt)
 
     def _refuse_other_hosts(self, request: PublishRequest) -> None:
         """Refuse mode=host outside the driver's namespace, since host agents execute files of that directory."""
@@ -157,29 +118,33 @@ class Publisher:
                 f"{request.pod_namespace!r}; use app",
             )
 
-    def _refuse_second_target(self, attempt: PublishAttempt) -> None:
-        record = attempt.record
-        if record is None or record.target == attempt.request.target:
-            return
-        with self._mounts.open_target(TargetPath(record.target)) as other:
-            if other.is_mounted():
-                raise PublishedElsewhereError(f"volume {record.id} is published at {record.target!r} already")
-
     def _publish_host(self, attempt: PublishAttempt) -> PublishResult:
         request, target = attempt.request, attempt.target
         # Written first: the mount table does not show to which volume a bind mount belongs.
-        self._volumes.put(self._record(request, VolumeState.WAITING, reason="mount started"))
+        self._record_waiting(request, "mount started")
         self._failpoint("intent recorded")
         try:
             host_volumes.bind(self._data, request, target)
         except OSError as error:
             reason = f"the host agent's directory can't be mounted: {view_mounter.describe_error(error, self._data)}"
             self.view_mounter.rollback(request.volume, target)
-            self._volumes.put(self._record(request, VolumeState.WAITING, reason=reason))
+            self._record_waiting(request, reason)
             raise UnavailableError(f"volume {request.volume}: {reason}") from error
         self._failpoint("mounted")
-        self._volumes.put(self._record(request, VolumeState.MOUNTED))
+        self._volumes.put(volume_rows.record(request, VolumeState.MOUNTED, self._now()))
         return PublishResult(CallResult.HOST)
+
+    def _publish_conf(self, attempt: PublishAttempt) -> PublishResult:
+        """Write the pod's files. They need neither a version nor the DynaKube on this node, so nothing is awaited."""
+        request = attempt.request
+        try:
+            attempt.target.create_plain(self.view_mounter.pod_files(request, None))
+        except OSError as error:
+            reason = view_mounter.describe_error(error, self._data)
+            raise UnavailableError(f"volume {request.volume}: the pod's files can't be written: {reason}") from error
+        self._failpoint("config written")
+        self._volumes.put(volume_rows.record(request, VolumeState.WRITTEN, self._now()))
+        return PublishResult(CallResult.CONF)
 
     def _publish_view(self, attempt: PublishAttempt) -> PublishResult:
         """Mount as soon as the version is in the store; else end before the deadline: failed attempt or empty view."""
@@ -195,10 +160,11 @@ class Publisher:
         request, failures = attempt.request, attempt.failures
         started = time.monotonic()
         longest_wait = self._longest_wait(attempt.caller)
-        registered = False
+        seen: AwaitedState | None = None
         while True:
-            generation = self.version_waiter.generation
-            self._resolve_version(attempt)
+            if seen is not None:
+                seen = self._look(attempt)
+            self._version_resolver.resolve(attempt)
             limits = mount_policy.retry_limits(request, attempt.desired)
             awaits_lease = False
             left = min(longest_wait - (time.monotonic() - started), limits.seconds_left(failures, self._now()))
@@ -221,28 +187,39 @@ class Publisher:
                 )
             if is_over:
                 return limits
-            if self._is_unknown(attempt) and not awaits_lease:
+            if self._version_resolver.is_unknown(attempt) and not awaits_lease:
                 return limits
             if refusal := place.take():
                 self._refuse(attempt, refusal)
-            if not registered:
-                registered = True
+            if seen is None:
+                self._record_wait(attempt)
+                seen = self._look(attempt)
                 if not attempt.caller.add_callback(lambda: self.calls.cancel(request.volume, attempt.call)):
                     attempt.call.cancelled = True
                 continue
-            demand.mark(self._data, attempt.desired.version if attempt.desired is not None else Version(""))
-            self.version_waiter.wait_for_change(generation, left, awaits_lease=awaits_lease)
+            version = attempt.desired.version if attempt.desired is not None else Version("")
+            demand.mark(self._data, version or demand.of_dynakube(request.dynakube))
+            self.version_waiter.wait_for_change(seen, left, attempt.call, awaits_lease=awaits_lease)
 
-    def _is_unknown(self, attempt: PublishAttempt) -> bool:
-        """Return whether the DynaKube does not exist: there is nothing to wait for, and kubelet will ask again."""
-        return attempt.desired is None and self._desired.is_unknown(attempt.request.dynakube)
+    def _record_wait(self, attempt: PublishAttempt) -> None:
+        """Record what a first call waits for, so that it can be asked for while kubelet has no answer yet.
+
+        In the background: a lost row of a wait is written by its first failure.
+        """
+        if attempt.record is None:
+            self._record_waiting(attempt.request, attempt.reason, later=True)
+            self._volumes.write_soon()
+
+    def _look(self, attempt: PublishAttempt) -> AwaitedState:
+        mounted = Version(attempt.record.version) if attempt.record is not None else Version("")
+        return self.version_waiter.look(attempt.request.dynakube, mounted)
 
     def _refuse(self, attempt: PublishAttempt, refusal: str) -> NoReturn:
         """Refuse a call that found no place to wait: no attempt is counted, but the mount timeout begins."""
         failures = attempt.failures.start_timeout(self._now())
         if failures != attempt.failures:
             reason = f"{refusal}; {attempt.reason}"
-            self._volumes.put(self._record(attempt.request, VolumeState.WAITING, failures=failures, reason=reason))
+            self._record_waiting(attempt.request, reason, failures)
         raise UnavailableError(f"volume {attempt.request.volume}: {refusal}; {attempt.reason}")
 
     def _longest_wait(self, caller: Caller) -> float:
@@ -255,39 +232,12 @@ class Publisher:
         if exhausted := limits.exhausted_reason(failures, self._now()):
             return self._publish_empty(attempt, f"{exhausted}; {attempt.reason}")
         failures = failures.increment(self._now())
-        self._volumes.put(self._record(request, VolumeState.WAITING, failures=failures, reason=attempt.reason))
+        if request.never_empty:
+            attempt.reason += f" ({volume_attributes.FAILURE_POLICY} fail: the pod starts once its agent is mounted)"
+        self._record_waiting(request, attempt.reason, failures)
         raise AttemptFailedError(
             f"volume {request.volume}, {limits.describe_attempt(failures.attempts)}: {attempt.reason}"
         )
-
-    def _resolve_version(self, attempt: PublishAttempt) -> None:
-        """Set the desired state, and the version to mount or the reason why there is none.
-
-        A mounted volume keeps its version. The store is read before the rows: the provisioner completes the rows of a
-        version before it makes it visible, so rows that are read later name its config layer.
-        """
-        request, record = attempt.request, attempt.record
-        before = self._desired.get_cached(request.dynakube)
-        seen = before.version if before is not None and self._store.has(before.version) else ""
-        desired = self._desired.get(request.dynakube)
-        if desired is not None and (before is None or before.version != desired.version):
-            seen = desired.version if self._store.has(desired.version) else ""
-            desired = self._desired.get(request.dynakube)
-        attempt.desired, attempt.version, attempt.reason = desired, None, ""
-        if record is not None and record.state == VolumeState.MOUNTED and self._store.has(Version(record.version)):
-            attempt.version = Version(record.version)
-        elif desired is None:
-            attempt.reason = f"DynaKube {request.dynakube!r} is not known on this node"
-        elif not desired.version:
-            attempt.reason = desired.condition or f"no version is known yet for DynaKube {request.dynakube!r}"
-        elif desired.version != seen:
-            attempt.reason = desired.condition or f"version {agent_version(desired.version)} is not in the store yet"
-        else:
-            if not desired.layer:
-                copied = self._desired.get_copied(request.dynakube)
-                if copied is not None and copied.version == desired.version:
-                    attempt.desired = copied
-            attempt.version = desired.version
 
     def _mount_available(self, attempt: PublishAttempt, *, waited: bool) -> PublishResult | None:
         """Mount the version, else the last good one if the policy allows it; None without either."""
@@ -299,13 +249,25 @@ class Publisher:
         if fallback is None:
             return None
         text = f"The pod starts with the last good agent version {agent_version(fallback.version)}: {attempt.reason}"
-        self._mount(attempt, fallback, fallback.version, self._notice(attempt.request, LAST_GOOD_MOUNTED, text))
+        self._mount(
+            attempt,
+            fallback,
+            fallback.version,
+            volume_rows.notice(attempt.request, LAST_GOOD_MOUNTED, text, self._now()),
+        )
         return PublishResult(CallResult.LAST_GOOD, fallback.version, attempt.reason)
 
     def _mount(self, attempt: PublishAttempt, desired: DesiredState, version: Version, *notices: Notice) -> None:
         config = self.view_mounter.mount(attempt, desired, version)
         # Written after the response: after a crash in between, the mount table has all but the DynaKube's name.
-        row = self._record(attempt.request, VolumeState.MOUNTED, config.tenant, version=version, layer=config.layer)
+        row = volume_rows.record(
+            attempt.request,
+            VolumeState.MOUNTED,
+            self._now(),
+            tenant=config.tenant,
+            version=version,
+            layer=config.layer,
+        )
         self._volumes.put(row, *notices, later=True)
         if not attempt.caller.add_callback(self._volumes.write_soon):
             self._volumes.write_soon()
@@ -315,94 +277,28 @@ class Publisher:
         """Let the pod start unmonitored, and record a notice for an Event."""
         request = attempt.request
         try:
-            attempt.target.create_empty(read_only=request.read_only)
+            files = self.view_mounter.pod_files(request, attempt.desired)
+            attempt.target.create_empty(files, read_only=request.read_only, user_namespace=request.user_namespace)
         except OSError as error:
             reason = view_mounter.describe_error(error, self._data)
             raise UnavailableError(f"target {request.target} can't be created: {reason}") from error
         text = f"The pod starts without its agent: {reason}"
         # A timeout of the pod's own, shorter than the DynaKube's, proves nothing about the DynaKube.
         kind = "Normal" if mount_policy.is_impatient(request, attempt.desired) else "Warning"
-        notice = self._notice(request, AGENT_NOT_MOUNTED, text, kind)
+        notice = volume_rows.notice(request, AGENT_NOT_MOUNTED, text, self._now(), kind=kind)
         previous = self._volumes.get(request.volume)
         notices = () if previous is not None and previous.state == VolumeState.EMPTY else (notice,)
-        record = self._record(request, VolumeState.EMPTY, failures=attempt.failures, reason=reason)
+        record = volume_rows.record(request, VolumeState.EMPTY, self._now(), failures=attempt.failures, reason=reason)
         self._volumes.put(record, *notices)
         return PublishResult(CallResult.EMPTY, reason=reason)
 
-    def _notice(self, request: PublishRequest, reason: str, message: str, kind: str = "Warning") -> Notice:
-        return Notice(
-            kind=kind,
-            reason=reason,
-            message=message,
-            dynakube=request.dynakube,
-            pod_name=request.pod_name,
-            pod_namespace=request.pod_namespace,
-            pod_uid=request.pod_uid,
-            at=self._now(),
-        )
-
-    def _record(
+    def _record_waiting(
         self,
         request: PublishRequest,
-        state: VolumeState,
-        tenant: str = "",
-        *,
-        version: str = "",
-        layer: str = "",
+        reason: str,
         failures: Failures = Failures(),  # noqa: B008 - frozen
-        reason: str = "",
-    ) -> VolumeRecord:
-        return VolumeRecord(
-            id=request.volume,
-            mode=request.mode,
-            dynakube=request.dynakube,
-            tenant=tenant,
-            version=version,
-            layer=layer,
-            target=request.target,
-            read_only=request.read_only,
-            pod_name=request.pod_name,
-            pod_namespace=request.pod_namespace,
-            pod_uid=request.pod_uid,
-            state=state,
-            attempts=failures.attempts,
-            first_failed_at=failures.first_at,
-            reason=reason,
-            changed_at=self._now(),
-        )
-
-    # ---------------------------------------------------------------- unpublish
-
-    def unpublish(self, volume: VolumeId, path: TargetPath) -> None:
-        """Undo a publish in any state; unknown volumes are OK. `InternalError` changes nothing."""
-        with (
-            self.calls.hold(volume, "an unpublish", cancel_other=True),
-            self.calls.hold(path, "an unpublish"),
-            self._mounts.open_target(path) as target,
-        ):
-            record = self._volumes.get(volume)
-            is_recorded = record is not None and record.target == path
-            if not is_recorded and target.is_mounted() and not self._is_own_mount(target, volume):
-                log.warning("foreign mount left in place", extra=logs.fields(volume=volume, target=path))
-                return
-            # For a volume that the database lost, the pod's files in an empty view are removed, too.
-            is_ours = is_recorded or _CSI_TARGET.search(path) is not None
-            target.unmount_and_remove(self._failpoint, trash_entry=self._data.trash_entry(volume) if is_ours else "")
-            self._failpoint("target removed")
-            if record is not None and record.target != path:
-                return
-            self.view_mounter.discard(volume)
-            self._failpoint("upper discarded")
-            self._volumes.drop(volume)
-
-    def _is_own_mount(self, target: MountTarget, volume: VolumeId) -> bool:
-        """Return whether a mount that the volume's row does not name is the volume's own.
-
-        It is the volume's view, or a host agent's directory that no other volume has there.
-        """
-        top = mount_table.top_at(mount_table.read(), target.real_path())
-        if top is not None and (owner := self.view_mounter.find_owner(top)) is not None:
-            return owner == volume
-        return host_volumes.find_owner(self._data, target) is not None and all(
-            row.target != target.path for row in self._volumes.all()
-        )
+        *,
+        later: bool = False,
+    ) -> None:
+        row = volume_rows.record(request, VolumeState.WAITING, self._now(), failures=failures, reason=reason)
+        self._volumes.put(row, later=later)

@@ -19,16 +19,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from oneagent.common import logs
+from oneagent.common import agents, logs
+from oneagent.common.injection import contract
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId, is_component
 from oneagent.csi_driver.linux import mount_table, tree_walker
-from oneagent.csi_driver.linux.mount_table import Overlay
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord, VolumeRepository
 from oneagent.csi_driver.server.errors import CallInFlightError, DriverError
 from oneagent.csi_driver.server.inflight import InFlightCalls
-from oneagent.csi_driver.server.mount_target import IDENTITY_FILE
 from oneagent.csi_driver.server.overlay import OverlayMounter
+from oneagent.csi_driver.store import mounted_views
+from oneagent.csi_driver.store.mounted_views import MountedView
 
 log = logging.getLogger(__name__)
 
@@ -46,25 +47,30 @@ class Plan:
 
 def plan(
     records: Iterable[VolumeRecord],
-    overlays: Iterable[Overlay],
+    mounted: Iterable[MountedView],
     directories: Iterable[VolumeId],
     is_mounted: Callable[[VolumeRecord], bool],
     is_pod_gone: Callable[[VolumeRecord], bool],
-    data: DataDir,
+    is_own: Callable[[MountedView], bool],
 ) -> Plan:
-    """Compare rows, mounts and directories; changes nothing."""
+    """Compare rows, mounts and directories; changes nothing.
+
+    A view without a row is adopted only if it `is_own`: a pod can have a bind mount whose source only looks like ours.
+    """
     result = Plan()
     rows = {record.id: record for record in records}
-    # Of several mounts of one view the mount of its root is last: kubelet binds parts of it for a subPath.
-    roots_last = sorted(overlays, key=lambda overlay: overlay.mount.root == "/")
-    views = {volume: overlay for overlay in roots_last if (volume := _volume_of(overlay, data)) is not None}
-    places = {(_volume_of(overlay, data), overlay.mount.target) for overlay in roots_last if overlay.mount.root == "/"}
-    for volume, overlay in views.items():
-        adopted = _adopt(volume, overlay, rows.get(volume), data)
-        if overlay.mount.root == "/" and (volume, adopted.target) not in places:
+    # Of several mounts of one view the whole one is last: kubelet binds parts of it for a subPath.
+    wholes_last = sorted(mounted, key=lambda view: view.whole)
+    views = {view.volume: view for view in wholes_last}
+    places = {(view.volume, view.mount.target) for view in wholes_last if view.whole}
+    for volume, view in views.items():
+        if volume not in rows and not is_own(view):
+            continue
+        adopted = _adopt(view, rows.get(volume))
+        if adopted is not None and view.whole and (volume, adopted.target) not in places:
             # The row is of a call with another target, which failed before the one that mounted.
-            adopted = dataclasses.replace(adopted, target=overlay.mount.target)
-        if adopted != rows.get(volume):
+            adopted = dataclasses.replace(adopted, target=view.mount.target)
+        if adopted is not None and adopted != rows.get(volume):
             result.put.append(adopted)
     for volume, row in rows.items():
         if volume in views:
@@ -78,37 +84,33 @@ def plan(
     return result
 
 
-def _volume_of(overlay: Overlay, data: DataDir) -> VolumeId | None:
-    return data.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
-
-
-def _adopt(volume: VolumeId, overlay: Overlay, row: VolumeRecord | None, data: DataDir) -> VolumeRecord:
+def _adopt(view: MountedView, row: VolumeRecord | None) -> VolumeRecord | None:
     """Return the row for a mount. The given row may describe an earlier mount, if its successor was never written."""
-    version = next((lower for layer in overlay.lower if (lower := data.version_of_layer(layer))), "")
-    layer = next((layer for layer in overlay.lower if layer.startswith(f"{data.config_layers}/")), "")
-    tenant, _, layer_id = layer.removeprefix(f"{data.config_layers}/").partition("/")
-    if row is not None:
+    if row is not None and view.is_complete:
         return dataclasses.replace(
             row,
             state=VolumeState.MOUNTED,
-            version=version,
-            tenant=tenant or row.tenant,
-            layer=layer_id,
+            version=view.version,
+            tenant=view.tenant or row.tenant,
+            layer=view.layer if view.is_overlay else row.layer,
             attempts=0,
             first_failed_at=0.0,
             reason=row.reason if row.state == VolumeState.MOUNTED else "",
         )
-    pod = _POD_UID.search(overlay.mount.target)
+    if row is not None or not (view.is_complete or view.whole):
+        return row
+    pod = _POD_UID.search(view.mount.target)
     return VolumeRecord(
-        id=volume,
+        id=view.volume,
         mode="app",
         dynakube="",
-        target=overlay.mount.target,
-        state=VolumeState.MOUNTED,
-        version=version,
-        tenant=tenant,
-        layer=layer_id,
-        read_only=overlay.upper is None,
+        target=view.mount.target,
+        # A bind without its version is half of a view, which the next publish undoes.
+        state=VolumeState.MOUNTED if view.is_complete else VolumeState.WAITING,
+        version=view.version,
+        tenant=view.tenant,
+        layer=view.layer,
+        read_only=view.read_only,
         pod_uid=pod[1] if pod else "",
         reason="found in the mount table",
     )
@@ -134,9 +136,9 @@ class Reconciler:
     def reconcile(self) -> None:
         """Reconcile before the first request, while no call uses volumes."""
         started = time.perf_counter()
-        overlays = [self._as_requested(overlay) for overlay in mount_table.overlays(mount_table.read())]
+        views = [self._as_requested(view) for view in mounted_views.find(mount_table.read(), self._data)]
         directories = self._list_directories()
-        changes = plan(self._volumes.all(), overlays, directories, self._is_mounted, self._is_pod_gone, self._data)
+        changes = plan(self._volumes.all(), views, directories, self._is_mounted, self._is_pod_gone, self._is_own)
         for record in changes.put:
             self._volumes.put(dataclasses.replace(self._add_pod_name(record), changed_at=self._now()))
         for volume in changes.discard:
@@ -154,11 +156,11 @@ class Reconciler:
             ),
         )
 
-    def _as_requested(self, overlay: Overlay) -> Overlay:
-        target = self._mounts.requested_path(overlay.mount.target)
-        if target == overlay.mount.target:
-            return overlay
-        return dataclasses.replace(overlay, mount=dataclasses.replace(overlay.mount, target=target))
+    def _as_requested(self, view: MountedView) -> MountedView:
+        target = self._mounts.requested_path(view.mount.target)
+        if target == view.mount.target:
+            return view
+        return dataclasses.replace(view, mount=dataclasses.replace(view.mount, target=target))
 
     def _list_directories(self) -> list[VolumeId]:
         """List the directories of volumes; entries with other names are left alone."""
@@ -173,18 +175,20 @@ class Reconciler:
         """Add the pod's name from its view, for logs and reports only: the pod may have changed that file."""
         if record.pod_name or record.mode != "app":
             return record
-        try:
-            content = tree_walker.read_file(self._data.volume(record.id).upper, IDENTITY_FILE, 4096)
-        except OSError:
-            return record
-        lines = content.decode(errors="replace").splitlines()
-        identity = dict(line.split(" ", 1) for line in lines if " " in line)
-        return dataclasses.replace(
-            record,
-            pod_name=identity.get("k8s_fullpodname", "")[:253],
-            pod_namespace=identity.get("k8s_namespace", "")[:63],
-            pod_uid=record.pod_uid or identity.get("k8s_poduid", "")[:64],
-        )
+        for profile in agents.PROFILES:
+            file = f"{contract.VIEW_FILES_DIRECTORY}/{profile.identity_file}"
+            try:
+                content = tree_walker.read_file(self._data.volume(record.id).upper, file, 4096)
+            except OSError:
+                continue
+            if (identity := profile.parse_identity(content.decode(errors="replace"))).name:
+                return dataclasses.replace(
+                    record,
+                    pod_name=identity.name[:253],
+                    pod_namespace=identity.namespace[:63],
+                    pod_uid=record.pod_uid or identity.uid[:64],
+                )
+        return record
 
     def sweep(self) -> int:
         """Drop the rows of pods that ended without an unpublish; return their number."""
@@ -206,7 +210,7 @@ class Reconciler:
         leftovers = [volume for volume in self._list_directories() if self._volumes.get(volume) is None]
         if not leftovers:
             return
-        views = {_volume_of(overlay, self._data) for overlay in mount_table.overlays(mount_table.read())}
+        views = {view.volume for view in mounted_views.find(mount_table.read(), self._data)}
         for volume in leftovers:
             with contextlib.suppress(CallInFlightError), self._calls.hold(volume, "a sweep"):
                 if volume not in views and self._volumes.get(volume) is None:
@@ -229,6 +233,15 @@ class Reconciler:
             self._data.discard(self._data.volume(volume).root)
         except OSError as error:
             log.warning("volume's directory not discarded", extra=logs.fields(volume=volume, reason=error.strerror))
+
+    def _is_own(self, view: MountedView) -> bool:
+        """Return whether a view is of the volume that its mount names: only the server mounts overlays of its paths."""
+        if view.is_overlay:
+            return True
+        try:
+            return os.path.samestat(os.stat(view.mount.target), os.stat(self._data.volume(view.volume).upper))
+        except OSError:
+            return False
 
     def _is_mounted(self, record: VolumeRecord) -> bool:
         try:

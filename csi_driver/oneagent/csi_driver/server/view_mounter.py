@@ -9,27 +9,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import itertools
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from oneagent.common import logs
-from oneagent.common.agent_config import container_conf
+from oneagent.common import agents, logs
+from oneagent.common.agents.pod_files import PodFiles
+from oneagent.common.agents.profile import AgentProfile
 from oneagent.common.identifiers import TenantId, Version
+from oneagent.common.injection.contract import AGENT_SUBDIRECTORY
 from oneagent.csi_driver.data_dir import DataDir, LayerId, UnsafeNameError, VolumeId
-from oneagent.csi_driver.linux import limits
-from oneagent.csi_driver.linux.mount_table import Mount, as_overlay
+from oneagent.csi_driver.linux import limits, mount_table
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
+from oneagent.csi_driver.server import volume_files
 from oneagent.csi_driver.server.errors import InternalError
-from oneagent.csi_driver.server.mount_target import CONFIG_DIRECTORY, IDENTITY_FILE, MountRefusedError, MountTarget
+from oneagent.csi_driver.server.mount_target import MountRefusedError, MountTarget
 from oneagent.csi_driver.server.overlay import OverlayMounter
 from oneagent.csi_driver.server.publish_attempt import PublishAttempt
 from oneagent.csi_driver.server.request_validation import PublishRequest
 from oneagent.csi_driver.server.volume_dir_pool import VolumeDirPool
-from oneagent.csi_driver.store import AgentStore
+from oneagent.csi_driver.store import AgentStore, mount_points, mounted_views
+from oneagent.csi_driver.store.mounted_views import MountedView
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ class MountError(Exception):
 
 
 class ConfigLayer(NamedTuple):
-    """A tenant's config layer; `layer` and `path` are empty for none."""
+    """A tenant's config layer."""
 
     tenant: TenantId
     layer: LayerId
@@ -96,6 +100,12 @@ class ViewMounter:
         if not self._store.has(version):
             raise VersionGoneError(f"version {version} left the store")
         volume = self._data.volume(request.volume)
+        profile = request.files.profile
+        files = volume_files.of_view(self.pod_files(request, desired))
+        if request.user_namespace:
+            agent = self._data.agent(version)
+            mount_points.ensure(agent)
+            files = itertools.chain(files, self._agent_config(config.path, agent, profile))
         plan = self._mounts.plan(
             volume,
             version,
@@ -103,12 +113,29 @@ class ViewMounter:
             read_only=request.read_only,
             flags=request.mount_flags,
             options=request.mount_options,
-            files=self._identity_files(request, desired),
+            files=files,
+            writable_directories=profile.writable_directories,
         )
         self._acquire_dirs(request.volume, volume.root)
+        if profile is not agents.DEFAULT:
+            self.dir_pool.remove_files_of_default(volume.root)
         self._failpoint("upper created")
-        attempt.target.mount_view(plan, self._failpoint)
+        if request.user_namespace:
+            attempt.target.mount_binds(plan, self._data.agent(version), self._failpoint)
+        else:
+            attempt.target.mount_view(plan, self._failpoint)
         return config
+
+    def _agent_config(self, layer: str, agent: str, profile: AgentProfile) -> Iterator[tuple[str, str]]:
+        """Yield the files of the agent's configuration, which a pod with a user namespace mounts over the agent's.
+
+        There is no layer above the version that could have it. A file that the layer lacks is that of the version,
+        where it may be an empty mount point: containers mount each by its name.
+        """
+        for path in profile.config_files:
+            has_own = bool(layer) and (path == profile.config_file or os.path.lexists(f"{layer}/{path}"))
+            content = mount_points.read_config(layer if has_own else agent, path)
+            yield os.path.basename(path), content.decode(errors="replace")
 
     def rollback(self, volume: VolumeId, target: MountTarget) -> None:
         """Return the node to its state before the publish."""
@@ -136,12 +163,27 @@ class ViewMounter:
         except OSError as error:
             log.warning("volume's directory not discarded", extra=logs.fields(volume=volume, reason=error.strerror))
 
-    def find_owner(self, mount: Mount) -> VolumeId | None:
-        """Return the volume of a mounted view; None for other mounts."""
-        overlay = as_overlay(mount)
-        if overlay is None:
+    def find_view(self, target: MountTarget) -> MountedView | None:
+        """Return the view at a target where something is mounted; None if that is no view of this driver."""
+        table, path = mount_table.read(), target.real_path()
+        top = mount_table.top_at(table, path)
+        view = mounted_views.of_mount(top, self._data) if top is not None else None
+        if view is None or view.is_overlay:
+            return view
+        try:
+            upper = os.stat(self._data.volume(view.volume).upper)
+        except FileNotFoundError:
             return None
-        return self._data.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
+        if (upper.st_dev, upper.st_ino) != target.identity():
+            return None
+        agent = mount_table.top_at(table, f"{path}/{AGENT_SUBDIRECTORY}")
+        return view if agent is None else mounted_views.with_agent(view, agent, self._data)
+
+    def has_view_of_dynatrace_operator(self, target: MountTarget, volume: VolumeId) -> bool:
+        """Return whether the Dynatrace Operator's driver has mounted the volume's view at a target."""
+        top = mount_table.top_at(mount_table.read(), target.real_path())
+        overlay = mount_table.as_overlay(top) if top is not None else None
+        return overlay is not None and self._data.is_upper_of_dynatrace_operator(overlay.upper or "", volume)
 
     def _config_layer(self, old: VolumeRecord | None, desired: DesiredState, version: Version) -> ConfigLayer | None:
         """Return the layer that the volume had with this version, else the desired one; None if that is missing."""
@@ -151,7 +193,7 @@ class ViewMounter:
             if os.path.isdir(path):
                 return ConfigLayer(tenant, layer, path)
         if not (desired.tenant and desired.layer):
-            return ConfigLayer(desired.tenant, LayerId(""), "")
+            return None
         path = self._data.config_layer_path(desired.tenant, desired.layer)
         return ConfigLayer(desired.tenant, desired.layer, path) if os.path.isdir(path) else None
 
@@ -165,21 +207,16 @@ class ViewMounter:
             self.discard(volume)
             self.dir_pool.acquire(path)
 
-    def _identity_files(self, request: PublishRequest, desired: DesiredState) -> Iterator[tuple[str, bytes]]:
-        """Render the identity files one by one: that of the pod, and one for each container that the webhook named."""
-        pod = container_conf.Container(
-            pod_name=request.pod_name,
-            pod_uid=request.pod_uid,
-            namespace=request.pod_namespace,
-            cluster_id=desired.cluster_id,
-            node_name=self._node_id,
-            host_tenant=desired.tenant if desired.host_tenant else "",
-            container_name=request.containers[0] if len(request.containers) == 1 else "",
-        )
-        yield IDENTITY_FILE, container_conf.render(pod).encode()
-        for name in request.containers:
-            container = dataclasses.replace(pod, container_name=name)
-            yield f"{CONFIG_DIRECTORY}/container_{name}.conf", container_conf.render(container).encode()
+    def pod_files(self, request: PublishRequest, desired: DesiredState | None) -> PodFiles:
+        """Return the pod's files, with the node's name and what the node knows of the DynaKube."""
+        pod = dataclasses.replace(request.files.pod, node_name=self._node_id)
+        if desired is not None:
+            pod = dataclasses.replace(
+                pod,
+                cluster_id=desired.cluster_id or pod.cluster_id,
+                host_tenant=desired.tenant if desired.host_tenant else "",
+            )
+        return dataclasses.replace(request.files, pod=pod)
 
 
 def describe_error(error: OSError | UnsafeNameError, data: DataDir, mount_options: Sequence[str] = ()) -> str:

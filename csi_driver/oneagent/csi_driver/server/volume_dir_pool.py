@@ -1,6 +1,6 @@
 """Volume directories made in advance, so that a publish acquires one by a rename.
 
-Making the five directories of a view costs as much as the mount itself (measured on ext4: 45 % of a publish). A few
+Making the six directories of a view costs as much as the mount itself (measured on ext4: 45 % of a publish). A few
 are therefore made while no call waits; when they run out, a publish makes its own. The pool lies outside `volumes/`,
 so a crash leaves nothing there that looks like a volume.
 """
@@ -15,16 +15,19 @@ import time
 from collections import deque
 from typing import Final
 
+from oneagent.common.agents.oneagent import ENRICHMENT_DIRECTORY
+from oneagent.common.injection.contract import VIEW_FILES_DIRECTORY
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import tree_walker
-from oneagent.csi_driver.server.mount_target import CONFIG_DIRECTORY, IDENTITY_FILE
+from oneagent.csi_driver.server.volume_files import IDENTITY_FILE
 
 KEPT: Final = 32
 _FOLDERS: Final = (
     ("work", 0o700),
     ("upper", 0o1777),
     ("upper/agent", 0o1777),
-    (f"upper/{CONFIG_DIRECTORY}", 0o1777),
+    (f"upper/{VIEW_FILES_DIRECTORY}", 0o1777),
+    (f"upper/{VIEW_FILES_DIRECTORY}/{ENRICHMENT_DIRECTORY}", 0o755),
 )
 
 
@@ -60,6 +63,11 @@ class VolumeDirPool:
         if self._started and len(self._ready) < KEPT // 2:
             self._low.set()
 
+    def remove_files_of_default(self, place: str) -> None:
+        """Remove what only OneAgent's files need, for another kind of agent, which most pods do not have."""
+        os.unlink(f"{place}/upper/{IDENTITY_FILE}")
+        os.rmdir(f"{place}/upper/{VIEW_FILES_DIRECTORY}/{ENRICHMENT_DIRECTORY}")
+
     def _acquire(self, place: str) -> None:
         try:
             directory = self._ready.popleft()
@@ -75,9 +83,8 @@ class VolumeDirPool:
             os.mkdir(f"{directory}/{name}", 0o700)
             if mode != 0o700:
                 os.chmod(f"{directory}/{name}", mode)
-        descriptor = os.open(
-            f"{directory}/upper/{IDENTITY_FILE}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-        )
+        identity = f"{directory}/upper/{IDENTITY_FILE}"
+        descriptor = os.open(identity, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.fchmod(descriptor, 0o644)
         finally:

@@ -11,8 +11,8 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
+from oneagent.common import agents
 from oneagent.common.identifiers import Version, agent_version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId
 from oneagent.csi_driver.linux import tree_walker
 from oneagent.csi_driver.metadata.states import VolumeState
@@ -41,12 +41,13 @@ class Usage:
     size: Amount
     inodes: Amount
     problem: str
+    mounted: bool
     complete: bool
 
     @property
     def message(self) -> str:
         """The message of the volume condition."""
-        state = self.problem or "the view is mounted"
+        state = self.problem or ("the view is mounted" if self.mounted else "the pod's files are written")
         return state if self.complete else f"{state}; its usage counts the first {MAX_ENTRIES} entries only"
 
 
@@ -71,6 +72,7 @@ def read_usage(
         ),
         inodes=Amount(total=filesystem.f_files, available=filesystem.f_favail, used=inodes),
         problem=problem,
+        mounted=mounted,
         complete=inodes < MAX_ENTRIES,
     )
 
@@ -78,14 +80,17 @@ def read_usage(
 def _problem(record: VolumeRecord, mounted: bool, data: DataDir) -> str:
     if record.state == VolumeState.EMPTY:
         return f"the view is empty, the pod runs without its agent: {record.reason}"
+    if record.state == VolumeState.WRITTEN:
+        return ""
     if not mounted:
         return "the view is gone: nothing is mounted at the target"
     if record.mode == "app":
         version = Version(record.version)
         if corruption := corruption_log.for_volume(data, record.id, version):
             return f"version {agent_version(version)} was corrupted under this view: {corruption}; restart the pod"
-        if not os.path.isfile(f"{data.agent(version)}/{PRELOAD_LIBRARY}"):
-            return f"version {agent_version(version)} is corrupt: {PRELOAD_LIBRARY} is missing in the store"
+        if agents.of_tree(data.agent(version)) is None:
+            library = agents.DEFAULT.preload_library
+            return f"version {agent_version(version)} is corrupt: {library} is missing in the store"
     return ""
 
 

@@ -1,7 +1,8 @@
 """Demand markers: empty files that the server leaves for the provisioner, named by a version that a pod waits for.
 
-The provisioner may delay the download of a version without demand, but not of one that a pod waits for. A marker is
-a hint: a lost one costs time, a leftover costs nothing. So markers are not synced, and write errors are ignored.
+Where the version is not known yet, they are named by the DynaKube. The provisioner may delay the download of a version
+without demand, and the reading of a tenant's answers, but not where a pod waits for them. A marker is a hint: a lost
+one costs time, a leftover costs nothing. So markers are not synced, and write errors are ignored.
 """
 
 from __future__ import annotations
@@ -9,8 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.data_dir import DataDir
+
+
+def of_dynakube(name: DynaKubeName) -> Version:
+    """Return what marks a DynaKube whose version is not known yet, in place of a version."""
+    return Version(f"dynakube_{name}")
 
 
 def mark(data: DataDir, version: Version) -> None:

@@ -1,7 +1,7 @@
 """Integrity of the agent store: versions and config layers are read again and compared.
 
 A version has a file manifest from when it was unpacked: content, size and permissions of files, links, directories.
-A config layer is named by a digest of the one file that is in it. Owners and extended attributes are not compared,
+A config layer is named by a digest of the files that are in it. Owners and extended attributes are not compared,
 and manifests lie beside the store: this finds corruption by a disk or a mistake, not an attacker who changes both.
 It excludes what pods wrote, changes nothing, and releases the page cache that it fills.
 """
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from oneagent.common import agents
 from oneagent.common.identifiers import TenantId, Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.unpack import file_manifest
 from oneagent.common.unpack.file_manifest import Finding
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.data_dir import DataDir, LayerId
-from oneagent.csi_driver.store import config_layers
+from oneagent.csi_driver.store import config_layers, mount_points
 
 
 class State(enum.StrEnum):
@@ -52,16 +52,17 @@ def check(
     *,
     bytes_per_second: float | None,
     cancelled: Callable[[], bool] | None = None,
+    on_begin: Callable[[Version, int], Callable[[int], None]] = lambda _version, _bytes: lambda _read: None,
 ) -> Iterator[IntegrityReport]:
     """Check these versions, or all versions and config layers, one per iteration.
 
     `OSError` if the store can't be listed. Versions removed meanwhile are left out. Once `cancelled()`, the findings
-    so far.
+    so far. `on_begin` gets a version and its bytes, and returns the function that gets the bytes of each piece read.
     """
     named = list(versions)
     for version in named or _list_versions(data):
         exists = os.path.isdir(data.agent(version))
-        report = _check_version(data, version, bytes_per_second, cancelled) if exists else None
+        report = _check_version(data, version, bytes_per_second, cancelled, on_begin) if exists else None
         if report is not None and os.path.isdir(data.agent(version)):
             yield report
         elif version in named:
@@ -100,16 +101,28 @@ def _subdirectories(parent: Path) -> Iterator[str]:
 
 
 def _check_version(
-    data: DataDir, version: Version, bytes_per_second: float | None, cancelled: Callable[[], bool] | None
+    data: DataDir,
+    version: Version,
+    bytes_per_second: float | None,
+    cancelled: Callable[[], bool] | None,
+    on_begin: Callable[[Version, int], Callable[[int], None]],
 ) -> IntegrityReport:
     tree = Path(data.agent(version))
     try:
         manifest = file_manifest.Manifest.load(data.manifest(version))
     except file_manifest.TreeManifestError as error:
-        if (tree / PRELOAD_LIBRARY).is_file():
+        if agents.of_tree(tree) is not None:
             return IntegrityReport("version", version, State.UNVERIFIED, message=str(error))
-        return IntegrityReport("version", version, State.CORRUPT, findings=(Finding(PRELOAD_LIBRARY, "missing"),))
-    findings = tuple(file_manifest.verify(tree, manifest, bytes_per_second=bytes_per_second, cancelled=cancelled))
+        return IntegrityReport(
+            "version", version, State.CORRUPT, findings=(Finding(agents.DEFAULT.preload_library, "missing"),)
+        )
+    on_read = on_begin(version, manifest.unpacked_bytes)
+    found = file_manifest.verify(
+        tree, manifest, bytes_per_second=bytes_per_second, cancelled=cancelled, on_read=on_read
+    )
+    findings = tuple(
+        finding for finding in found if finding.problem != "unexpected" or not mount_points.is_added(tree, finding.path)
+    )
     return IntegrityReport(
         "version",
         version,
@@ -123,18 +136,26 @@ def _check_version(
 def _check_layer(data: DataDir, tenant: TenantId, layer: LayerId) -> IntegrityReport:
     root = data.config_layer(tenant, layer)
     findings: list[Finding] = []
-    content = b""
-    try:
-        content = (root / config_layers.CONFIG_FILE).read_bytes()
-        if config_layers.layer_id(content) != layer:
-            findings.append(
-                Finding(config_layers.CONFIG_FILE, "content", f"its digest is {config_layers.layer_id(content)}")
-            )
-    except FileNotFoundError:
-        findings.append(Finding(config_layers.CONFIG_FILE, "missing"))
-    except OSError as error:
-        findings.append(Finding(config_layers.CONFIG_FILE, "unreadable", error.strerror or ""))
+    contents: dict[str, bytes] = {}
+    names = config_layers.find_files(root)
+    for name in names:
+        try:
+            contents[name] = (root / name).read_bytes()
+        except FileNotFoundError:
+            findings.append(Finding(name, "missing"))
+        except OSError as error:
+            findings.append(Finding(name, "unreadable", error.strerror or ""))
+    if not findings and (digest := config_layers.layer_id(contents)) != layer:
+        # One digest over all does not tell which of several files is another one.
+        place = names[0] if len(names) == 1 else os.path.dirname(names[0])
+        findings.append(Finding(place, "content", f"its digest is {digest}"))
     files = sorted(path.relative_to(root) for path in root.rglob("*") if not path.is_dir())
-    findings += [Finding(str(path), "unexpected") for path in files if str(path) != config_layers.CONFIG_FILE]
-    state = State.CORRUPT if findings else State.OK
-    return IntegrityReport("layer", f"{tenant}/{layer}", state, files=1, bytes=len(content), findings=tuple(findings))
+    findings += [Finding(str(path), "unexpected") for path in files if str(path) not in names]
+    return IntegrityReport(
+        "layer",
+        f"{tenant}/{layer}",
+        State.CORRUPT if findings else State.OK,
+        files=len(names),
+        bytes=sum(map(len, contents.values())),
+        findings=tuple(findings),
+    )

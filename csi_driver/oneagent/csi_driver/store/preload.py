@@ -29,10 +29,10 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import fsync, logs, typed_json
+from oneagent.common import agents, fsync, logs, typed_json
 from oneagent.common.http import download
 from oneagent.common.identifiers import StoreKey, Version
-from oneagent.common.unpack import AgentPackage, dedup, file_manifest, tree_writer
+from oneagent.common.unpack import AgentPackage, dedup, early_files, file_manifest, tree_writer
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import tree_walker
 from oneagent.csi_driver.store import AgentStore, store_key, sync_directory
@@ -67,7 +67,9 @@ class PreloadOrigin(msgspec.Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        return f"image {self.image}" if self.image else f"version {self.version} for DynaKube {self.dynakube}"
+        if self.image:
+            return f"image {self.image}"
+        return f"version {self.version} for {agents.describe_object(self.dynakube)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +90,23 @@ class Preloaded:
 
 def preload(
     data: DataDir,
-    read_package: Callable[[], AgentPackage],
+    read_package: Callable[[early_files.EarlyFiles], AgentPackage],
     origin: PreloadOrigin,
     existing: dedup.ExistingFiles,
     failpoint: Callable[[str], None] = lambda _name: None,
     on_begin: Callable[[int], tree_writer.OnWritten | None] = lambda _bytes: None,
+    on_early: tree_writer.OnWritten | None = None,
 ) -> Preloaded:
     """Unpack a package for the provisioner.
 
-    `on_begin` gets the unpacked size, and returns the callback for progress. Raises `NotPreloadedError`,
+    `read_package` may write files while it reads, so that an image is decompressed once; `on_early` gets their bytes.
+    `on_begin` gets the size of the others, and returns the callback for progress. Raises `NotPreloadedError`,
     `PackageError`, `OSError`, and the errors of `read_package`.
     """
     started = time.perf_counter()
     is_stored = bool(origin.image) and AgentStore(data).has(store_key.of_image(origin.image))
     if is_stored or (data.preloaded / origin.name).exists():
         raise NotPreloadedError(f"{origin.title} is on this node already")
-    package = read_package()
-    needed, free = package.unpacked_size, download.free_bytes(data.root)
-    if needed > free:
-        raise NotPreloadedError(f"{origin.title} takes {needed >> 20} MiB, and {free >> 20} MiB are free")
     scratch = data.preloaded / f".{origin.name}"
     scratch.mkdir(exist_ok=True)
     with _locked(scratch) as is_locked:
@@ -114,9 +114,15 @@ def preload(
             raise NotPreloadedError(f"{origin.title} is being preloaded by another command")
         try:
             _clear(scratch)
-            unpacked = package.unpack(scratch / "package", existing=existing, on_written=on_begin(needed))
+            tree = scratch / "package"
+            tree.mkdir()
+            package = read_package(early_files.EarlyFiles(tree, download.free_bytes(data.root), existing, on_early))
+            needed, free = package.unpacked_size, download.free_bytes(data.root)
+            if needed > free:
+                raise NotPreloadedError(f"{origin.title} takes {needed >> 20} MiB, and {free >> 20} MiB are free")
+            unpacked = package.unpack(tree, existing=existing, on_written=on_begin(needed))
             unpacked.root.rename(scratch / TREE)
-            tree_walker.remove_if_possible(scratch / "package")
+            tree_walker.remove_if_possible(tree)
             failpoint("unpacked")
             unpacked.manifest.dump(scratch / MANIFEST)
             (scratch / ORIGIN).write_bytes(msgspec.json.encode(origin))

@@ -55,24 +55,19 @@ class Store(Protocol):
 
 class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.expiry_seconds = Gauge(
-            "oneagent_operator_certificate_expiry_seconds",
-            "Seconds until the webhook's CA or server certificate expires.",
+        self.expiration = Gauge(
+            "oneagent_operator_certificate_expiration_timestamp_seconds",
+            "Expiry of the webhook's CA and server certificate, in seconds since 1970.",
             ["certificate"],
             registry=registry,
         )
 
-    def set_expiry(self, state: ClusterState, clock: Callable[[], float]) -> None:
-        """Set gauges that are computed at each scrape, also after the controller has stopped."""
+    def set_expiration(self, state: ClusterState) -> None:
         authority = min((one.not_after for one in state.record.current), default=None)
         server = state.served.certificate.not_after if state.served.certificate else None
         for name, end in (("ca", authority), ("server", server)):
             if end is not None:
-                self.expiry_seconds.labels(name).set_function(_seconds_until(end, clock))
-
-
-def _seconds_until(end: float, clock: Callable[[], float]) -> Callable[[], float]:
-    return lambda: end - clock()
+                self.expiration.labels(name).set(end)
 
 
 class CertificateController:
@@ -128,7 +123,7 @@ class CertificateController:
         record = cluster_state.record(self._secrets[settings.authority_secret])
         served = cluster_state.served(self._secrets[settings.secret])
         state = ClusterState(record, served, await self._read_targets(), frozenset(self._failed), self._unavailable)
-        self._metrics.set_expiry(state, self._clock)
+        self._metrics.set_expiration(state)
         return state
 
     async def _read_targets(self) -> tuple[Target, ...]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from oneagent.common import agents
 from oneagent.operator.cli.kubectl import Object
 
 COMPONENT: Final = "app.kubernetes.io/component"
+_CRASHING: Final = "CrashLoopBackOff"
 _PULLING: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
 
 
@@ -35,6 +38,13 @@ def full_name(obj: Object) -> str:
     """Return `namespace/name`, or the name of a cluster-wide object."""
     namespace = obj["metadata"].get("namespace")
     return f"{namespace}/{name(obj)}" if namespace else name(obj)
+
+
+def resource(dynakube: str) -> str:
+    """Return how kubectl names a DynaKube, or the object that became one."""
+    profile = agents.of_dynakube(dynakube)
+    kind = profile.name_prefix.rstrip(".") or "dynakube"
+    return f"{kind} {profile.name_of_object(dynakube)}"
 
 
 def labels(obj: Object) -> Mapping[str, str]:
@@ -88,8 +98,60 @@ def container_problems(pod: Object) -> Iterator[ContainerProblem]:
         waiting = (state.get("state") or {}).get("waiting") or {}
         reason = waiting.get("reason", "")
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
-            last = ((state.get("lastState") or {}).get("terminated") or {}).get("message", "")
-            yield ContainerProblem(container, reason, str(last or waiting.get("message", "")).strip())
+            ended = (state.get("lastState") or {}).get("terminated") or {}
+            # Of a container that crashes kubelet's own message has but the name, and a delay that differs by node.
+            message = _end(ended) if ended and reason == _CRASHING else str(waiting.get("message", "")).strip()
+            yield ContainerProblem(container, reason, message)
+
+
+def _end(ended: Mapping[str, Any]) -> str:
+    """Return how a container has ended, and its last words: the end of its log, if it wrote no message itself."""
+    cause = str(ended.get("reason", ""))
+    code = f"exit code {ended.get('exitCode', 'unknown')}"
+    words = _last_line(str(ended.get("message", "")))
+    return f"({code if cause in ('', 'Error', 'Completed') else f'{cause}, {code}'}){f' {words}' if words else ''}"
+
+
+def _last_line(log: str) -> str:
+    """Return the last line of a log; of our own, in JSON, message, reason and error, which nodes have in common."""
+    line = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+    try:
+        entry = json.loads(line)
+        error = next(iter(str(entry.get("error", "")).splitlines()[-1:]), "")
+        return ": ".join(filter(None, (str(entry["message"]), str(entry.get("reason", "")), error)))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        # Kubelet keeps the last 2 KiB, and one of our lines with a traceback may be longer.
+        is_cut = line.endswith('"}') and not line.startswith("{")
+        return line.removesuffix('"}').rpartition(r"\n")[2] if is_cut else line
+
+
+def explain_unready(pod: Object) -> Iterator[str]:
+    """Yield each container that is not ready, with what is known of it."""
+    problems = {problem.container: problem for problem in container_problems(pod)}
+    for container, state in container_statuses(pod).items():
+        ended = (state.get("lastState") or {}).get("terminated") or {}
+        if problem := problems.get(container):
+            yield f"{container} {problem.reason} {problem.message}".strip()
+        elif state.get("ready") is False and ended:
+            # Without their number, so that nodes with the same problem are one problem.
+            yield f"{container} restarts {_end(ended)}".strip()
+
+
+def next_look(pod: Object) -> str:
+    """Return the command that shows more of a pod that is not ready: the log of a container that crashes."""
+    namespace, pod_name = pod["metadata"]["namespace"], name(pod)
+    if crashed := _crashed(pod):
+        return f"kubectl -n {namespace} logs {pod_name} -c {crashed} --previous"
+    return f"kubectl -n {namespace} describe pod {pod_name}"
+
+
+def has_crashed(pod: Object) -> bool:
+    """Return True if a container of the pod ends again and again."""
+    return bool(_crashed(pod))
+
+
+def _crashed(pod: Object) -> str:
+    return next((problem.container for problem in container_problems(pod) if problem.reason == _CRASHING), "")
 
 
 def is_ready(pod: Object) -> bool:
@@ -99,3 +161,12 @@ def is_ready(pod: Object) -> bool:
 def node(pod: Object) -> str:
     """Return the pod's node; empty until it is scheduled."""
     return str(pod["spec"].get("nodeName") or "")
+
+
+def release(obj: Object) -> str:
+    """Return the version of a workload or a pod: its label, or its image's tag; empty for an image by digest only."""
+    if version := labels(obj).get("app.kubernetes.io/version"):
+        return version
+    spec = obj["spec"]["template"]["spec"] if "template" in obj["spec"] else obj["spec"]
+    images = [str(container.get("image", "")) for container in spec["containers"]]
+    return (images or [""])[0].partition("@")[0].rpartition("/")[2].partition(":")[2]

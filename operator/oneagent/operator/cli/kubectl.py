@@ -35,6 +35,11 @@ _UNUSABLE_MESSAGES: Final = (
     "Unable to connect to the server",
     "Error in configuration",
     "You must be logged in to the server",
+    "error: stat ",
+    "error: error loading config file",
+    "invalid configuration",
+    "error: context ",
+    "current-context must exist",
 )
 """Messages of kubectl after which every other call would fail alike."""
 _LOG_LINE: Final = re.compile(r"[EWI][0-9]{4} ")
@@ -90,6 +95,10 @@ class Kubectl:
     def list_own(self, kind: str, *flags: str) -> tuple[Object, ...]:
         """List objects of a kind in the installation's namespace."""
         return self.list_objects(kind, "-n", self.namespace, *flags)
+
+    def current_namespace(self) -> str:
+        """Return the namespace of kubectl's context; any `KubectlError`."""
+        return self("config", "view", "--minify", "-o", "jsonpath={..namespace}").strip() or "default"
 
     def exec_json(self, pod: str, container: str, *command: str) -> Any:
         """Run a command in a container, and return its JSON output whatever its exit code."""

@@ -5,17 +5,21 @@ A node that can't be reached has a report too, with the reason.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
 from oneagent.common import node_report
 from oneagent.common.node_report import NodeStatus, PodReport
-from oneagent.operator.cli import k8s_objects, kubectl
+from oneagent.operator.cli import k8s_objects
 from oneagent.operator.cli.kubectl import Kubectl, KubectlError, Object
 
 COMPONENT: Final = "csi-driver"
 _CONTAINER: Final = "server"
+_NODE_SECONDS: Final = 10.0
+"""Longest time for a node's report, which a healthy node gives in less than one. All are read in parallel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +73,15 @@ def read_statuses(
         report_progress(node)
         return report
 
-    with kubectl.thread_pool() as pool:
+    # A place for each: slow nodes keep no other waiting.
+    with ThreadPoolExecutor(max(1, len(pods)), thread_name_prefix="node") as pool:
         return list(pool.map(read, sorted(pods)))
 
 
-def diagnose_pod(client: Kubectl, driver: Object, pod: str) -> NodeDiagnosis:
+def diagnose_pod(client: Kubectl, driver: Object, pod: str, uid: str) -> NodeDiagnosis:
     """Run `oneagent-csi why` for a pod `namespace/name`; any `KubectlError`."""
-    report = client.exec_json(k8s_objects.name(driver), _CONTAINER, "oneagent-csi", "why", pod)
+    own = (f"--uid={uid}",) if uid else ()
+    report = client.exec_json(k8s_objects.name(driver), _CONTAINER, "oneagent-csi", "why", *own, pod)
     try:
         return NodeDiagnosis(node_report.pod_from_json(report), report)
     except node_report.FormatError as error:
@@ -85,7 +91,8 @@ def diagnose_pod(client: Kubectl, driver: Object, pod: str) -> NodeDiagnosis:
 def _read_status(client: Kubectl, node: str, driver: Object) -> NodeReport:
     pod = k8s_objects.name(driver)
     try:
-        report = client.exec_json(pod, _CONTAINER, "oneagent-csi", "status")
+        limit = min(client.timeout_seconds, _NODE_SECONDS)
+        report = dataclasses.replace(client, timeout_seconds=limit).exec_json(pod, _CONTAINER, "oneagent-csi", "status")
         return NodeReport(node, pod, node_report.status_from_json(report), status_json=report)
     except node_report.FormatError as error:
         return NodeReport(node, pod, None, str(_other_release(error)))

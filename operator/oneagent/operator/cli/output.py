@@ -1,63 +1,116 @@
-"""Tables and progress bars. The only module here that imports rich."""
+"""Text of status and doctor, and progress on a terminal. The only module here that imports rich."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import IO, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from oneagent.common import printable
-from oneagent.operator.cli.doctor import DoctorReport, Severity
-from oneagent.operator.cli.status import ClusterStatus, NodeRow
+from oneagent.common import printable, terminal
+from oneagent.common.terminal import Column, Screen
+from oneagent.operator.cli.doctor import DoctorReport, Finding, Mark, Severity, installation
+from oneagent.operator.cli.status import ClusterStatus, DynaKubeRow, NodeRow
 
-_FILE_WIDTH: Final = 160
-_COLOURS: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+_MOST_PROBLEMS: Final = 15
+_MOST_VERSIONS: Final = 3
+_MARKS: Final = {
+    Mark.PASSED: ("✓", "green"),
+    Mark.WARNING: ("!", "yellow"),
+    Mark.ERROR: ("✗", "red"),
+    Mark.SKIPPED: ("-", "dim"),
+}
+_SEVERITIES: Final = {Severity.ERROR: ("✗", "red"), Severity.WARNING: ("!", "yellow"), Severity.NOTE: ("·", "dim")}
+_STATES: Final = {
+    "ready": "green",
+    "yes": "green",
+    "not ready": "red",
+    "none": "yellow",
+    "no": "red",
+    "starting": "yellow",
+}
+_COMPONENTS: Final = (Column("component"), Column("ready"), Column("release", 1), Column("kind", 2))
+_NODES: Final = (
+    Column("node"),
+    Column("driver", styles=_STATES),
+    Column("registered", 3, styles=_STATES),
+    Column("versions", 1),
+    Column("views", 4),
+    Column("failures", 4),
+    Column("free", 5),
+    Column("problems", 2, styles={}),
+)
+_KUBES: Final = (
+    Column("dynakube"),
+    Column("ready", styles=_STATES),
+    Column("version", 1),
+    Column("mode", 3),
+    Column("nodes", 2),
+    Column("message", 4, wraps=True),
+)
 
 
-def print_status(status: ClusterStatus, file: IO[str] | None = None) -> None:
-    """Print a table of nodes, one of DynaKubes, and the problems."""
-    console = _console(file)
-    header = ("node", "driver", "registered", "versions", "views", "failures", "free", "problems")
-    console.print(_table("Nodes", header, map(_node, status.nodes)))
-    kubes = ((row.name, row.mode, row.version, "yes" if row.ready else "no", row.message) for row in status.dynakubes)
-    console.print(_table("DynaKubes", ("name", "mode", "version", "ready", "message"), kubes))
-    problems = [f"node {row.node}: {problem}" for row in status.nodes for problem in row.problems]
-    for problem in (*problems, *status.unread):
-        console.print(f"  - {_escape(problem)}", soft_wrap=True)
-    if status.is_healthy:
-        console.print("[green]Nothing needs attention.[/]")
+def status_lines(
+    status: ClusterStatus, screen: Screen, *, is_wide: bool = False, has_summary: bool = True
+) -> Iterator[str]:
+    """Yield a summary line, tables if `is_wide` or a node was asked for, and what needs attention."""
+    if has_summary:
+        yield from screen.wrap(_summary(status))
+    if is_wide:
+        components = (
+            (row.component, f"{row.ready}/{row.desired}" if row.kind else "not installed", row.version, row.kind)
+            for row in status.components
+        )
+        yield ""
+        yield from terminal.table(_COMPONENTS, components, screen)
+        if status.dynakubes:
+            yield ""
+            yield from terminal.table(_KUBES, map(_dynakube, status.dynakubes), screen)
+    if is_wide or (has_summary and any(row.views is not None for row in status.nodes)):
+        yield ""
+        yield from terminal.table(_NODES, map(_node, status.nodes), screen)
+    if has_summary:
+        yield ""
+    yield from _problem_lines(status, screen, everything=is_wide)
+    if has_summary and status.is_healthy:
+        yield screen.paint("Nothing needs attention.", "green")
 
 
-def print_doctor_report(report: DoctorReport, file: IO[str] | None = None) -> None:
-    """Print each finding with its remedy below."""
-    console = _console(file)
-    for finding in report.findings:
-        colour = _COLOURS[finding.severity]
-        console.print(f"[{colour}]{finding.severity:<8}[/] {_escape(finding.sentence)}", soft_wrap=True)
-        if finding.remedy:
-            console.print(f"         what to do: {_escape(finding.remedy)}", soft_wrap=True)
-    worse = [finding for finding in report.findings if finding.severity != Severity.NOTE]
-    colour = "yellow" if worse else "green"
-    result = f"{len(worse)} need attention" if worse else "nothing needs attention"
-    console.print(f"[{colour}]Checks: {len(report.checks)}, nodes with a driver: {report.nodes}; {result}.[/]")
+def doctor_lines(report: DoctorReport, screen: Screen) -> Iterator[str]:
+    """Yield each check with its mark and its findings below, and the count."""
+    width = max(len(result.check) for result in report.results)
+    for finding in (one for one in report.findings if one.check == "Unread"):
+        yield from _finding_lines(finding, screen, "")
+    for result in report.results:
+        mark, style = _MARKS[result.mark]
+        title = "not checked" if result.mark is Mark.SKIPPED else result.title
+        start = f"{mark} {result.check:<{width}}  "
+        for number, line in enumerate(screen.wrap(title, start, " " * (width + 4))):
+            yield line if number else screen.paint(mark, style) + line.removeprefix(mark)
+        for finding in (one for one in report.findings if one.check == result.check):
+            yield from _finding_lines(finding, screen, "    ")
+    yield ""
+    marks = [result.mark for result in report.results]
+    counts = [f"{marks.count(mark)} {_plural(mark, marks.count(mark))}" for mark in Mark if mark in marks]
+    end = "nothing needs attention" if report.healthy else f"{_problem_count(report)} to look at"
+    nodes = f"{report.nodes} node{'s' if report.nodes != 1 else ''}"
+    text = f"{len(marks)} checks: {', '.join(counts)}; reports of {nodes} read; {end}."
+    yield from (screen.paint(line, "green" if report.healthy else "yellow") for line in screen.wrap(text))
 
 
 @contextlib.contextmanager
-def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+def progress(title: str, *, is_shown: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
     """Show a bar on stderr, if that is a terminal; yields functions that report a step, and add further steps."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not (is_shown and console.is_interactive)) as bar:
         task = bar.add_task(title, total=None)
 
         def report_progress(step: str) -> None:
-            bar.update(task, advance=1, description=f"{title}: {_escape(step)}")
+            bar.update(task, advance=1, description=f"{title}: {escape(printable.mask(step))}")
 
         def add_steps(steps: int) -> None:
             bar.update(task, total=(bar.tasks[0].total or bar.tasks[0].completed) + steps)
@@ -65,26 +118,71 @@ def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int]
         yield report_progress, add_steps
 
 
-def _escape(text: str) -> str:
-    return escape(printable.mask(text))
+def _summary(status: ClusterStatus) -> str:
+    if status.installation != installation.INSTALLED:
+        return f"oneagent-csi is {status.installation} (namespace {status.namespace})"
+    release = next((row.version for row in status.components if row.version), "")
+    parts = [", ".join(_component(status, name) for name in ("operator", "webhook"))]
+    if any(row.component == "driver" and row.kind for row in status.components):
+        parts.append(f"{status.summary.nodes_ready} of {status.summary.nodes} nodes ready")
+        versions = [f"{version} on {number}" for version, number in status.summary.versions.items()]
+        more = f" and {len(versions) - _MOST_VERSIONS} more" if len(versions) > _MOST_VERSIONS else ""
+        parts.append(f"agent {', '.join(versions[:_MOST_VERSIONS])}{more}" if versions else "no agent version yet")
+    else:
+        parts.append("no node driver")
+    ready = sum(row.ready for row in status.dynakubes)
+    parts.append(f"{ready} of {len(status.dynakubes)} DynaKubes ready")
+    if status.summary.namespaces:
+        parts.append(f"{status.summary.namespaces_monitored} of {status.summary.namespaces} namespaces monitored")
+    parts.append(f"{len(status.problems)} problem{'' if len(status.problems) == 1 else 's'}")
+    return f"oneagent-csi {release} in {status.namespace}: {'; '.join(parts)}".replace("  ", " ")
 
 
-def _console(file: IO[str] | None) -> Console:
-    console = Console(file=file, highlight=False)
-    if console.is_terminal:
-        return console
-    return Console(file=file, highlight=False, width=_FILE_WIDTH, color_system=None)
+def _component(status: ClusterStatus, name: str) -> str:
+    row = next(row for row in status.components if row.component == name)
+    return f"{name} {row.ready}/{row.desired}" if row.kind else f"{name} missing"
 
 
-def _table(title: str, header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Table:
-    table = Table(*header, box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*map(_escape, row))
-    return table
+def _problem_lines(status: ClusterStatus, screen: Screen, *, everything: bool) -> Iterator[str]:
+    shown = status.problems if everything else status.problems[:_MOST_PROBLEMS]
+    for finding in shown:
+        yield from _finding_lines(finding, screen, "")
+    if (hidden := len(status.problems) - len(shown)) > 0:
+        yield f"  and {hidden} more: kubectl oneagent status -o wide"
+    for reason in status.unread:
+        yield from screen.wrap(f"can't be read: {reason}", "- ", "  ")
+
+
+def _finding_lines(finding: Finding, screen: Screen, indent: str) -> Iterator[str]:
+    mark, style = _SEVERITIES[finding.severity]
+    for number, line in enumerate(screen.wrap(finding.sentence, f"{indent}{mark} ", f"{indent}  ")):
+        yield line if number else indent + screen.paint(mark, style) + line.removeprefix(f"{indent}{mark}")
+    if finding.remedy:
+        yield from screen.remedy(finding.remedy, f"{indent}  → ", f"{indent}    ")
+    for command in finding.commands:
+        yield from screen.remedy(command, f"{indent}    ")
+
+
+def _plural(mark: Mark, count: int) -> str:
+    nouns = {Mark.ERROR: "failed", Mark.WARNING: "with warnings" if count != 1 else "with a warning"}
+    return nouns.get(mark, str(mark))
+
+
+def _problem_count(report: DoctorReport) -> str:
+    worse = sum(finding.severity != Severity.NOTE for finding in report.findings)
+    return f"{worse} finding{'' if worse == 1 else 's'}"
+
+
+def _counts(nodes: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in sorted(nodes.items(), key=lambda item: -item[1]))
+
+
+def _dynakube(row: DynaKubeRow) -> tuple[str, ...]:
+    return (row.name, "yes" if row.ready else "no", row.version, row.mode, _counts(row.nodes), row.message)
 
 
 def _node(row: NodeRow) -> tuple[str, ...]:
     free = "" if row.free_bytes is None else f"{row.free_bytes / (1 << 30):.1f} GiB"
-    counts = ("?" if count is None else str(count) for count in (row.views, row.failures))
+    counts = ("" if count is None else str(count) for count in (row.views, row.failures))
     registered = "yes" if row.registered else "no"
     return (row.node, row.driver, registered, ", ".join(row.versions), *counts, free, str(len(row.problems) or ""))

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from oneagent.common import identifiers
+from oneagent.common import identifiers, node_lease
 from oneagent.common.injection import contract
 from oneagent.operator.cli import k8s_objects, kubectl, node_reports, tls_check
-from oneagent.operator.cli.kubectl import Kubectl, KubectlError, KubectlUnusableError, Object
+from oneagent.operator.cli.kubectl import Kubectl, KubectlError, KubectlNotFoundError, KubectlUnusableError, Object
 from oneagent.operator.cli.node_reports import NodeReport
 from oneagent.operator.cli.tls_check import ServedCertificate
 
 DEFINITION: Final = f"dynakubes.{identifiers.API_GROUP}"
+INJECTIONS: Final = f"{identifiers.INJECTION_PLURAL}.{identifiers.INJECTION_GROUP}"
 WEBHOOK: Final = "oneagent-webhook"
 OPERATOR: Final = "oneagent-operator"
 DRIVER: Final = "oneagent-csi-driver"
@@ -29,6 +30,13 @@ _SECRETS: Final = (
     'go-template={{range .items}}{{.metadata.name}}{{range $key, $value := .data}} {{$key}}{{end}}{{"\\n"}}{{end}}'
 )
 _NAMESPACES: Final = 'go-template={{range .items}}{{.metadata.namespace}}{{"\\n"}}{{end}}'
+
+
+FIELDS: Final = (
+    *("version", "definition", "mutating", "validating", "csi_driver", "csi_nodes", "nodes", "namespaces"),
+    *("deployments", "daemon_sets", "pods", "pending", "dynakubes", "node_leases", "secrets", "injection_secrets"),
+)
+"""Fields that are read of the API server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +68,9 @@ class ClusterSnapshot:
     """Namespaces with a Secret for pods without CSI."""
     served: tuple[ServedCertificate, ...] = ()
     """Certificates of the webhook's ready pods."""
+    node_leases: tuple[Object, ...] = ()
     reports: tuple[NodeReport, ...] = ()
-    """Reports of the nodes with a driver's pod."""
+    """Reports of the nodes that were chosen, see `NodeChoice`."""
     unread: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Unreadable fields, and the reasons."""
 
@@ -72,6 +81,11 @@ class ClusterSnapshot:
     def daemon_set(self) -> Object | None:
         """The DaemonSet of the driver."""
         return next((daemon_set for daemon_set in self.daemon_sets if k8s_objects.name(daemon_set) == DRIVER), None)
+
+    @property
+    def states(self) -> dict[str, node_lease.NodeReport]:
+        """The reports in the Leases of the nodes, by node."""
+        return dict(map(node_lease.read, self.node_leases))
 
     @property
     def drivers(self) -> dict[str, Object]:
@@ -94,10 +108,50 @@ class ClusterSnapshot:
         return bundles
 
 
+@dataclass(frozen=True, slots=True)
+class NodeChoice:
+    """The nodes whose full report is read, each by a command in its driver's pod."""
+
+    names: tuple[str, ...] = ()
+    sample: int = 0
+    """Without names: so many, first those with a problem, then evenly from all."""
+
+    def choose(self, cluster: ClusterSnapshot) -> list[str]:
+        """Return the names of nodes with a driver's pod."""
+        nodes = sorted(cluster.drivers)
+        if self.names:
+            return [node for node in nodes if node in self.names]
+        states = cluster.states
+        failing = [node for node in nodes if _is_failing(cluster.drivers[node], states.get(node))][: self.sample]
+        others = [node for node in nodes if node not in failing]
+        room = self.sample - len(failing)
+        step = max(len(others) / room, 1.0) if room else 1.0
+        return sorted([*failing, *(others[int(number * step)] for number in range(min(room, len(others))))])
+
+    def unknown(self, cluster: ClusterSnapshot) -> list[str]:
+        """Return the names of which no node has a driver's pod."""
+        return [name for name in self.names if name not in cluster.drivers]
+
+
+def _is_failing(pod: Object, state: node_lease.NodeReport | None) -> bool:
+    if state is None or not k8s_objects.is_ready(pod):
+        return True
+    return bool(state.corruptions) or any(kube.state in node_lease.PROBLEMS for kube in state.dynakubes)
+
+
 def read(
-    client: Kubectl, now: float, report_progress: Callable[[str], None] = lambda _: None, only: Collection[str] = ()
+    client: Kubectl,
+    now: float,
+    report_progress: Callable[[str], None] = lambda _: None,
+    only: Collection[str] = (),
+    nodes: NodeChoice = NodeChoice(),
+    *,
+    probes: bool = True,
 ) -> ClusterSnapshot:
-    """Read everything, or `only` these fields; `KubectlUnusableError` without access to the cluster."""
+    """Read everything, or `only` these fields, and the reports of `nodes`; `probes`: connect to the webhook's pods.
+
+    `KubectlUnusableError` without access to the cluster.
+    """
     fields: dict[str, Any] = {}
     unread: dict[str, str] = {}
     with kubectl.thread_pool() as pool:
@@ -114,8 +168,14 @@ def read(
     if not fields:
         raise KubectlUnusableError(next(iter(unread.values())))
     cluster = ClusterSnapshot(namespace=client.namespace, taken_at=now, unread=unread, **fields)
-    reports = tuple(node_reports.read_statuses(client, cluster.drivers, report_progress))
-    return dataclasses.replace(cluster, reports=reports, served=tuple(_probe_webhooks(client, cluster)))
+    existing = {k8s_objects.name(node) for node in cluster.nodes}
+    for name in nodes.unknown(cluster):
+        is_there = name in existing or "nodes" in unread
+        unread[f"node {name}"] = f"node {name} has no pod of the driver" if is_there else f"there is no node {name}"
+    chosen = {node: cluster.drivers[node] for node in nodes.choose(cluster)}
+    reports = tuple(node_reports.read_statuses(client, chosen, report_progress))
+    served = tuple(_probe_webhooks(client, cluster)) if probes else ()
+    return dataclasses.replace(cluster, reports=reports, served=served)
 
 
 def _readers(client: Kubectl) -> dict[str, Callable[[], Any]]:
@@ -133,10 +193,31 @@ def _readers(client: Kubectl) -> dict[str, Callable[[], Any]]:
         "daemon_sets": partial(client.list_own, "daemonsets"),
         "pods": partial(client.list_own, "pods"),
         "pending": partial(client.list_objects, "pods", "--all-namespaces", "--field-selector=status.phase=Pending"),
-        "dynakubes": partial(client.list_own, DEFINITION),
+        "dynakubes": partial(read_dynakubes, client),
+        "node_leases": partial(client.list_own, "leases", f"--selector={node_lease.SELECTOR}"),
         "secrets": partial(_read_secret_keys, client),
         "injection_secrets": partial(_read_injection_secrets, client),
     }
+
+
+def read_dynakubes(client: Kubectl) -> tuple[Object, ...]:
+    """Read DynaKubes, and OpenTelemetryInjections in the form of one; any `KubectlError`.
+
+    A cluster that does not know a kind has none of it.
+    """
+    own, injections = _list_known(client, DEFINITION), _list_known(client, INJECTIONS)
+    if not injections:
+        return own
+    from oneagent.common.agents.opentelemetry import injection  # Needed only where there are such objects.
+
+    return (*own, *map(injection.normalize_stored, injections))
+
+
+def _list_known(client: Kubectl, kind: str) -> tuple[Object, ...]:
+    try:
+        return client.list_own(kind)
+    except KubectlNotFoundError:
+        return ()
 
 
 def _read_version(client: Kubectl) -> Mapping[str, Any]:

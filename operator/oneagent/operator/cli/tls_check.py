@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from oneagent.operator.cli.kubectl import Kubectl, KubectlError
 
-PORT: Final = 8443
+PORT: Final = "https"
+"""Name of the webhook's port in its pods"""
 _FORWARDED: Final = re.compile(rb"Forwarding from 127\.0\.0\.1:(\d+)")
 _PIECE: Final = 4096
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from oneagent.common import dynakube
+from oneagent.common.agents.oneagent import variables
 from oneagent.common.dynakube.mode import Mode
 from oneagent.operator.host_agents import spec
 from oneagent.operator.host_agents.spec import HostAgent
@@ -39,9 +40,9 @@ def _operators(kube: dynakube.DynaKube, agent: HostAgent, has_proxy: bool) -> li
         f"--set-proxy={'$(https_proxy)' if has_proxy else ''}",
         f"--set-no-proxy={_literal(kube.no_proxy) if has_proxy else ''}",
         *([f"--set-network-zone={_literal(kube.network_zone)}"] if kube.network_zone else []),
-        f"{_HOST_PROPERTY}=OperatorVersion=$(DT_OPERATOR_VERSION)",
-        "--set-tenant=$(DT_TENANT)",
-        "--set-server={$(DT_SERVER)}",
+        f"{_HOST_PROPERTY}=OperatorVersion=$({variables.OPERATOR_VERSION})",
+        f"--set-tenant=$({variables.TENANT})",
+        f"--set-server={{$({variables.SERVER})}}",
         f"{_HOST_ID_SOURCE}={host_id_source}",
     ]
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from oneagent.common import dynakube, identifiers
+from oneagent.common.agents import oneagent
+from oneagent.common.agents.oneagent import variables
 from oneagent.common.dynakube.mode import Mode
-from oneagent.common.injection import contract
 from oneagent.operator.host_agents import arguments, image, node_conflicts, secrets
 from oneagent.operator.host_agents.inputs import HostAgentInputs
 from oneagent.operator.host_agents.spec import HostAgent
@@ -180,12 +181,12 @@ def _env(desired: Desired) -> list[dict[str, Any]]:
     """Put the user's variables last; they replace the operator's of the same name."""
     secret = secrets.name(desired.kube)
     ours: list[dict[str, Any]] = [
-        {"name": "DT_K8S_NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
-        {"name": "DT_K8S_CLUSTER_ID", "value": desired.inputs.cluster_id},
-        {"name": "DT_TENANT", "value": str(desired.inputs.tenant)},
-        _from_secret("DT_SERVER", secret, secrets.SERVER),
-        _from_secret("DT_DEPLOYMENT_METADATA", secret, secrets.METADATA),
-        _from_secret("DT_OPERATOR_VERSION", secret, secrets.OPERATOR_VERSION),
+        {"name": variables.NODE_NAME, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        {"name": variables.CLUSTER_ID, "value": desired.inputs.cluster_id},
+        {"name": variables.TENANT, "value": str(desired.inputs.tenant)},
+        _from_secret(variables.SERVER, secret, secrets.SERVER),
+        _from_secret(variables.DEPLOYMENT, secret, secrets.METADATA),
+        _from_secret(variables.OPERATOR_VERSION, secret, secrets.OPERATOR_VERSION),
     ]
     if _has_proxy(desired):
         ours.append(_from_secret("https_proxy", secret if desired.kube.proxy else desired.kube.proxy_secret, "proxy"))
@@ -246,7 +247,7 @@ def _attributes() -> tuple[dict[str, Any], dict[str, Any]]:
     """Mount the file alone: the agent has others in its directory."""
     name = "resource-attributes"
     item = {"path": _ATTRIBUTES_FILE, "fieldRef": {"fieldPath": f"metadata.annotations['{ATTRIBUTES}']"}}
-    path = f"{contract.ENRICHMENT_PATH}/{_ATTRIBUTES_FILE}"
+    path = f"{oneagent.ENRICHMENT_PATH}/{_ATTRIBUTES_FILE}"
     mount = {"name": name, "mountPath": path, "subPath": _ATTRIBUTES_FILE, "readOnly": True}
     return {"name": name, "downwardAPI": {"items": [item]}}, mount
 

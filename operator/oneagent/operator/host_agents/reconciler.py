@@ -77,6 +77,10 @@ class HostAgentReconciler:
         self._operator_version = operator_version
         self._applied: dict[DynaKubeName, _Applied] = {}
 
+    def forget_applied(self) -> None:
+        """Apply everything once more: etcd was restored from a backup."""
+        self._applied.clear()
+
     async def reconcile(self, context: ReconcileContext) -> reconcile_result.ReconcileResult | None:
         if not context.dynakube.mode.runs_on_hosts:
             await self.finalize(context)

@@ -63,12 +63,18 @@ class _Review:
 
 
 class Authenticator:
-    """For one event loop; `now` is the time of day."""
+    """For one event loop; `now` is the time of day, by which tokens expire, `elapsed` the clock of the cache."""
 
-    def __init__(self, reviewer: Reviewer, metrics: PackageMetrics, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        reviewer: Reviewer,
+        metrics: PackageMetrics,
+        now: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._reviewer = reviewer
         self._metrics = metrics
-        self._now = now
+        self._now, self._elapsed = now, elapsed
         self._cache: collections.OrderedDict[bytes, _Review] = collections.OrderedDict()
         self._running: dict[bytes, asyncio.Task[_Review]] = {}
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_REVIEWS)
@@ -79,13 +85,13 @@ class Authenticator:
         `UnauthenticatedError`, or `BusyError` while the API server is unavailable.
         """
         token = _bearer(authorization)
-        expires_at = self._expiry(token)
+        self._check_claims(token)
         key = hashlib.sha256(token.encode()).digest()
         cached = self._cache.get(key)
-        if cached is None or cached.until <= self._now():
+        if cached is None or cached.until <= self._elapsed():
             review = self._running.get(key)
             if review is None:
-                review = self._running[key] = asyncio.create_task(self._review(key, token, expires_at))
+                review = self._running[key] = asyncio.create_task(self._review(key, token))
                 review.add_done_callback(lambda task: self._on_reviewed(key, task))
             # Shielded: other requests wait for the same review when this client disconnects.
             cached = await asyncio.shield(review)
@@ -93,8 +99,8 @@ class Authenticator:
             raise UnauthenticatedError("the token is not accepted: it must be a valid service account token")
         return cached.account
 
-    def _expiry(self, token: str) -> float:
-        """Return the expiry of a token; `UnauthenticatedError` if expired or for another audience."""
+    def _check_claims(self, token: str) -> None:
+        """Raise `UnauthenticatedError` for a token that has expired or is for another audience."""
         parts = _TOKEN.fullmatch(token)
         try:
             if parts is None:
@@ -108,9 +114,8 @@ class Authenticator:
             raise UnauthenticatedError(f"the token is not for the audience {package_client.AUDIENCE}")
         if claims.exp <= self._now():
             raise UnauthenticatedError("the token has expired")
-        return claims.exp
 
-    async def _review(self, key: bytes, token: str, expires_at: float) -> _Review:
+    async def _review(self, key: bytes, token: str) -> _Review:
         spec = {"token": token, "audiences": [package_client.AUDIENCE]}
         try:
             async with asyncio.timeout(REVIEW_TIMEOUT_SECONDS), self._slots:
@@ -125,7 +130,7 @@ class Authenticator:
         account = _account(answer.get("status") or {})
         self._metrics.reviews.labels("accepted" if account else "refused").inc()
         cache_seconds = ACCEPTED_SECONDS if account else REFUSED_SECONDS
-        cached = self._cache[key] = _Review(account, min(self._now() + cache_seconds, expires_at))
+        cached = self._cache[key] = _Review(account, self._elapsed() + cache_seconds)
         self._cache.move_to_end(key)
         while len(self._cache) > MAX_CACHED:
             self._cache.popitem(last=False)

@@ -26,7 +26,7 @@ class PackageMetrics:
             registry=registry,
         )
         self.download_seconds = Histogram(
-            "oneagent_operator_package_download_seconds",
+            "oneagent_operator_package_download_duration_seconds",
             "Duration of downloads from tenants, in seconds.",
             buckets=_SECONDS,
             registry=registry,
@@ -44,7 +44,7 @@ class PackageMetrics:
             registry=registry,
         )
         self.certificate_expiry = Gauge(
-            "oneagent_operator_package_certificate_expiry_seconds",
+            "oneagent_operator_package_certificate_expiration_timestamp_seconds",
             "Expiry of the certificate in use, in seconds since 1970.",
             registry=registry,
         )

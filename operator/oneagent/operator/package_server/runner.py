@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import backoff, dynakube, logs, package_client
+from oneagent.common.dynakube.network_defaults import NO_DEFAULTS, NetworkDefaults
 from oneagent.common.http import server_tls
 from oneagent.common.http.download import Source
 from oneagent.common.kubernetes import fields
@@ -44,6 +45,7 @@ class RunnerSettings:
     budget_bytes: int
     host: str
     port: int
+    network_defaults: NetworkDefaults = NO_DEFAULTS
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -111,7 +113,7 @@ class PackageServerRunner:
         async for item in self._api.list(resource, self._settings.namespace):
             obj = {"apiVersion": resource.api_version, "kind": resource.kind, **item}
             try:
-                kube = dynakube.from_object(obj)
+                kube = self._settings.network_defaults.apply(dynakube.from_object(obj))
             except fields.FieldError:
                 continue  # Reported by the DynaKube's own condition.
             except Exception:  # One DynaKube's error must not keep the packages of others away.

@@ -68,6 +68,7 @@ class PackageServer:
         *,
         on_unknown: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         """`on_unknown` is called for a request for a version that is not in the desired ones."""
         self._settings = settings
@@ -79,7 +80,7 @@ class PackageServer:
             self._cache, metrics, settings.limits.wait_seconds, settings.downloads, on_unknown
         )
         self._handler = handlers.RequestHandler(
-            Authenticator(reviewer, metrics, now), self._downloader, self._cache, metrics, settings.limits
+            Authenticator(reviewer, metrics, now, elapsed), self._downloader, self._cache, metrics, settings.limits
         )
         self.port = settings.port
         """Port of the listener after `start`; 0 chooses a free one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from oneagent.common import agents
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator import reconcile_result
 from oneagent.operator.namespace_mapper import NamespaceMapper
@@ -32,17 +33,17 @@ class Namespaces:
             return None
         owned, conflicts = self._mapper.namespaces_of(name), self._mapper.conflicts(name)
         if conflicts:
-            others = [f"{namespace} (owner: {owner})" for namespace, owner in conflicts.items()]
+            others = [f"{namespace} (owner: {agents.describe_object(owner)})" for namespace, owner in conflicts.items()]
             message = (
-                f"{len(conflicts)} namespaces match the namespaceSelector but belong to another DynaKube and stay with "
-                f"it: {_join(others)}; change the selectors so that they do not overlap"
+                "namespaces that match the namespaceSelector but have another owner, and stay with it: "
+                f"{_join(others)}; change the selectors so that they do not overlap"
             )
             return reconcile_result.failed(CONFLICT, message)
         if problems := [problem for namespace, problem in self._mapper.problems.items() if namespace in owned]:
             return reconcile_result.failed(PENDING, f"cannot label namespaces: {_join(problems)}", _REQUEUE_SECONDS)
         if not self._mapper.is_synced(name):
             return reconcile_result.pending(PENDING, "namespaces are being labelled", _REQUEUE_SECONDS)
-        return reconcile_result.ok(MAPPED, f"{len(owned)} namespaces have the label {namespace_mapping.LABEL}={name}")
+        return reconcile_result.ok(MAPPED, f"namespaces with the label {namespace_mapping.LABEL}={name}: {len(owned)}")
 
     async def finalize(self, context: ReconcileContext) -> None:
         """Remove the labels; running pods keep their agent."""

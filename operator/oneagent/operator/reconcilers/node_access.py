@@ -1,4 +1,4 @@
-"""The Role by which nodes read the Secrets and ConfigMaps that DynaKubes name, and no others.
+"""The Role by which nodes read the Secrets and ConfigMaps that DynaKubes name, their tenants' answers, and no others.
 
 RBAC has no patterns for names, so the operator writes the names into one Role. The chart creates this Role without
 rules and binds it to the driver's service account; its upgrades leave alone what it does not set. The operator cannot
@@ -17,12 +17,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
 
-from oneagent.common import dynakube, logs
+from oneagent.common import agents, dynakube, logs
 from oneagent.common.dynakube import DynaKube
+from oneagent.common.dynakube.network_defaults import NO_DEFAULTS, NetworkDefaults
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
 from oneagent.common.kubernetes.errors import ApiError, ForbiddenError, NotFoundError
-from oneagent.common.tenant import inputs
+from oneagent.common.tenant import inputs, tenant_secret
 from oneagent.common.tenant.inputs import ObjectName
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
@@ -50,8 +51,11 @@ class NodeAccess:
 
     condition = "NodeAccess"
 
-    def __init__(self, server: api.Api, namespace: str, cache: Cache) -> None:
+    def __init__(
+        self, server: api.Api, namespace: str, cache: Cache, network_defaults: NetworkDefaults = NO_DEFAULTS
+    ) -> None:
         self._api, self._namespace, self._cache = server, namespace, cache
+        self._network_defaults = network_defaults
         self._named: dict[DynaKubeName, frozenset[ObjectName]] | None = None
         """By DynaKube; None before all that exist have been read, since a Role with fewer would lock nodes out."""
         self._left_out: frozenset[DynaKubeName] = frozenset()
@@ -62,7 +66,7 @@ class NodeAccess:
 
     async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
         kube = context.dynakube
-        needed = _needed(kube)
+        needed, kind = _needed(kube), agents.kind_of_object(kube.name)
         if not context.cache.csi_installed:
             return None
         try:
@@ -72,10 +76,10 @@ class NodeAccess:
         if not needed:
             return None
         if kube.name in self._left_out:
-            message = f"the Role {ROLE} has its {MAX_NAMES} names, so nodes cannot read those of this DynaKube"
+            message = f"the Role {ROLE} has its {MAX_NAMES} names, so nodes cannot read those of this {kind}"
             remedy = "delete older DynaKubes, or have several name the same Secrets"
             return reconcile_result.failed(FULL, f"{message}: {remedy}", _RESYNC_SECONDS)
-        return reconcile_result.ok(GRANTED, "nodes may read the Secrets and ConfigMaps that this DynaKube names")
+        return reconcile_result.ok(GRANTED, f"nodes may read the Secrets and ConfigMaps that this {kind} names")
 
     async def finalize(self, context: ReconcileContext) -> None:
         """Revoke at once; what fails here is repeated by `resync`, so that the DynaKube can go."""
@@ -115,7 +119,7 @@ class NodeAccess:
             for name, obj in self._cache.dynakubes.items():
                 with contextlib.suppress(fields.FieldError):
                     if "deletionTimestamp" not in obj["metadata"]:
-                        self._named[name] = _needed(dynakube.from_object(obj))
+                        self._named[name] = _needed(self._network_defaults.apply(dynakube.from_object(obj)))
         return self._named
 
     async def _write(self, named: dict[DynaKubeName, frozenset[ObjectName]]) -> None:
@@ -157,7 +161,10 @@ def build_rules(objects: Iterable[ObjectName]) -> list[dict[str, Any]]:
 
 
 def _needed(kube: DynaKube) -> frozenset[ObjectName]:
-    return inputs.named_objects(kube) if kube.needs_views else frozenset()
+    if not kube.needs_views:
+        return frozenset()
+    answers: set[ObjectName] = {("Secret", tenant_secret.name(kube.name))} if kube.api_url else set()
+    return inputs.named_objects(kube) | answers
 
 
 def _not_managed(error: ApiError) -> ReconcileResult:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from oneagent.common.kubernetes import types
+from oneagent.common.tenant import poll
 from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import reconcile_result
 from oneagent.operator.reconcile_context import ReconcileContext
@@ -17,6 +18,8 @@ from oneagent.operator.reconcile_result import ReconcileResult
 READY: Final = "ConnectionInfoReady"
 NO_ENDPOINT: Final = "NoEndpointForNetworkZone"
 UNREACHABLE: Final = "TenantUnreachable"
+TOKENS_REFUSED: Final = "TokensRefused"
+REQUEST_FAILED: Final = "TenantRequestFailed"
 NOT_POLLED: Final = "TenantNotContacted"
 
 _FIELD: Final = "connectionInfoStatus"
@@ -38,10 +41,7 @@ class Connection:
 def decide(network_zone: str, known: Mapping[str, Any], state: TenantState) -> ReconcileResult:
     """`known` is the section of the current status."""
     if state.no_endpoint:
-        remedy = "correct the zone, or give it an ActiveGate"
-        return reconcile_result.failed(
-            NO_ENDPOINT, f"the tenant has no endpoint for spec.networkZone {network_zone!r}: {remedy}"
-        )
+        return reconcile_result.failed(NO_ENDPOINT, poll.no_endpoint(network_zone))
     if state.tenant is not None:
         info = {"tenantUUID": state.tenant, "endpoints": ";".join(state.endpoints)}
         changed = {key: known.get(key) for key in info} != info
@@ -49,11 +49,18 @@ def decide(network_zone: str, known: Mapping[str, Any], state: TenantState) -> R
         info["lastRequest"] = last or types.timestamp(state.polled_at)
         if state.problem:
             message = f"{state.problem}; the last known endpoints stay in use"
-            return reconcile_result.failed(UNREACHABLE, state.explain(message), **_fields(info))
+            return reconcile_result.failed(_reason(state), state.explain(message), **_fields(info))
         return reconcile_result.ok(READY, f"agents report to the tenant {state.tenant}", **_fields(info))
     if state.problem:
-        return reconcile_result.failed(UNREACHABLE, state.explain(state.problem), **_fields(known))
+        return reconcile_result.failed(_reason(state), state.explain(state.problem), **_fields(known))
     return reconcile_result.pending(NOT_POLLED, "the tenant has not been polled yet", **_fields(known))
+
+
+def _reason(state: TenantState) -> str:
+    """Return the kind of a poll's failure: a tenant that rejects a token has been reached."""
+    if state.token_rejected or state.token_invalid:
+        return TOKENS_REFUSED
+    return UNREACHABLE if state.is_unreachable else REQUEST_FAILED
 
 
 def _fields(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,10 @@ def decide(api_url: str, secret: str, state: TenantState) -> ReconcileResult | N
         return reconcile_result.ok(READY, f"the tenant accepts the token, and it has the required scopes{note}")
     if state.problem:
         return reconcile_result.pending(NOT_POLLED, state.explain(f"the poll of the tenant failed: {state.problem}"))
-    return reconcile_result.ok(READY, f"the tenant accepts the token; it does not report the token's scopes{note}")
+    unknown = "it does not report the token's scopes"
+    if state.scopes_problem:
+        unknown = f"the token's scopes are not known: {state.scopes_problem}"
+    return reconcile_result.ok(READY, f"the tenant accepts the token; {unknown}{note}")
 
 
 def _find_problem(where: str, state: TenantState) -> str:

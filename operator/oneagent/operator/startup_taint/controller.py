@@ -32,14 +32,13 @@ from oneagent.operator.startup_taint.taint import Taint
 
 log = logging.getLogger(__name__)
 
-DRIVER_LABELS: Final = "app.kubernetes.io/name=oneagent-csi,app.kubernetes.io/component=csi-driver"
 METRICS_PORT: Final = "prov-metrics"
 
 _REQUEUE_SECONDS: Final = 5.0
 _NODES_PER_SECOND: Final = 20
 """Limit of checks, which keeps the load independent of the number of waiting nodes."""
-_LIST_SECONDS: Final = 300.0
-"""Interval between lists of all nodes, which find taints that are added later."""
+_LIST_SECONDS: Final = 3600.0
+"""Interval between lists of all nodes: the watch has the second of a change, so of two in one it may hide the last."""
 _EVENT_REPEAT_SECONDS: Final = 3600.0
 """The API server deletes Events after an hour."""
 _CONCURRENCY: Final = 16
@@ -71,7 +70,6 @@ class StartupTaintController:
     def __init__(
         self,
         server: Nodes,
-        namespace: str,
         cache: Cache,
         taint: Taint,
         record_event: RecordEvent,
@@ -79,8 +77,8 @@ class StartupTaintController:
         timeout_seconds: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`namespace` is the driver's. After `timeout_seconds` an Event reports why a node still has the taint."""
-        self._api, self._namespace, self._cache = server, namespace, cache
+        """After `timeout_seconds` an Event reports why a node still has the taint."""
+        self._api, self._cache = server, cache
         self._taint, self._record_event, self._timeout, self._clock = taint, record_event, timeout_seconds, clock
         self._tainted: dict[str, _TaintedNode] = {}
         self._known: set[str] = set()
@@ -90,12 +88,12 @@ class StartupTaintController:
     async def reconcile(self) -> float:
         """Check every node with the taint; return the seconds until the next run.
 
-        A change of a Node or CSINode starts one earlier.
+        A change of a Node, CSINode or driver's pod starts one earlier.
         """
         try:
             await self._update_tainted()
             if self._tainted:
-                pods = await self._driver_pods()
+                pods = self._driver_pods()
                 desired = readiness.desired_contents(self._cache.dynakubes.values())
                 async with asyncio.TaskGroup() as group:
                     for name in list(self._tainted):
@@ -135,9 +133,9 @@ class StartupTaintController:
         elif name not in self._tainted:
             self._tainted[name] = _TaintedNode(self._clock(), self._clock())
 
-    async def _driver_pods(self) -> dict[str, list[api.Object]]:
+    def _driver_pods(self) -> dict[str, list[api.Object]]:
         pods: dict[str, list[api.Object]] = {}
-        async for pod in self._api.list(api.PODS, self._namespace, labels=DRIVER_LABELS):
+        for pod in self._cache.driver_pods.values():
             for name in _nodes_of(pod):
                 pods.setdefault(name, []).append(pod)
         return pods

@@ -25,13 +25,13 @@ from typing import Final
 
 from oneagent.common import logs, package_client
 from oneagent.common import unpack as common_unpack
-from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common.agents import oneagent
+from oneagent.common.agents.oneagent import ruxitagentproc
 from oneagent.common.http import client as http_client
-from oneagent.common.http import download, errors
+from oneagent.common.http import download, errors, tls_faults
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.injection import contract
 from oneagent.common.injection import secret as injection_secret
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.injection.secret import Injection
 from oneagent.common.unpack import zip, zip_reader
 from oneagent.sidecars.init_container import DownloadError
@@ -45,12 +45,12 @@ MAX_ATTEMPTS: Final = 3
 
 _AGENT: Final = "agent"
 _ARCHIVE: Final = "agent.zip"
-_CONF: Final = "agent/conf/ruxitagentproc.conf"
 _FILE_MODE: Final = 0o644
 _DIRECTORY_MODE: Final = 0o1777
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _MIB: Final = 1 << 20
+_RENEW_SECRET: Final = f"delete the Secret {contract.INJECTION_SECRET}, and the operator writes it again"
 
 
 def install(
@@ -88,7 +88,7 @@ def _installed(into: Path) -> str:
     """Return the version of a complete agent of this boot; empty if there is none."""
     try:
         mark = json.loads((into / MARKER).read_bytes())
-        whole = mark["boot"] == _boot() and (into / PRELOAD_LIBRARY).is_file()
+        whole = mark["boot"] == _boot() and (into / oneagent.PRELOAD_LIBRARY).is_file()
         return str(mark["version"]) if whole else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
@@ -146,7 +146,9 @@ def _fetch(
             endpoint, package, work / _ARCHIVE, cancelled=threading.Event(), wait=wait
         )
     except (download.DownloadError, errors.HttpError) as error:
-        raise DownloadError(f"version {package.version} was not downloaded: {error}{_remedy(error)}") from error
+        # The authority of the package server comes in the Secret.
+        text = str(error).replace(tls_faults.ADD_AUTHORITY, _RENEW_SECRET)
+        raise DownloadError(f"version {package.version} was not downloaded: {text}{_remedy(error)}") from error
     log.info(
         "package downloaded",
         extra=logs.fields(
@@ -163,7 +165,7 @@ def _remedy(error: download.DownloadError | errors.HttpError) -> str:
     """Return the remedy for an error of the package server; empty if the error has its own."""
     match error.cause if isinstance(error, download.DownloadSourceError) else error:
         case errors.UnreachableError(stage=errors.Stage.TLS):
-            return f": delete the Secret {contract.INJECTION_SECRET}, and the operator writes it again"
+            return ""
         case errors.UnreachableError() | errors.RateLimitedError():
             return ": is the operator running, and do network policies let this pod reach it?"
         case errors.HttpStatusError(status=404):
@@ -196,7 +198,7 @@ def _unpack(archive: Path, scratch: Path) -> Path:
 
 def _configure(root: Path, injection: Injection) -> None:
     """Merge the agent's configuration in place, as the node driver does in a view."""
-    file = root / _CONF
+    file = root / oneagent.AGENT_CONFIG_FILE
     package = file.read_text(errors="replace") if file.exists() else ""
     own_properties = ruxitagentproc.general_properties(
         host_group=injection.host_group or None,

@@ -22,8 +22,9 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from oneagent.common import logs
+from oneagent.common.agents import oneagent
+from oneagent.common.agents.oneagent.init_variables import Variable
 from oneagent.common.injection import contract, inert_library
-from oneagent.common.injection.contract import Variable
 from oneagent.sidecars.init_container import InstallError, NoAgentError, container_files, settings
 from oneagent.sidecars.init_container.settings import InitContainerSettings, Places
 
@@ -101,7 +102,7 @@ def _run(environ: Mapping[str, str], places: Places, silent: bool, problems: lis
 
 def _agent(container_settings: InitContainerSettings, places: Places, silent: bool) -> None:
     if container_settings.mode == settings.PROVISIONED:
-        check_view(places.bin, container_settings.pod.node_name)
+        check_view(places.bin, container_settings.files.pod.node_name)
     elif container_settings.mode == settings.INSTALLER:
         from oneagent.sidecars.init_container import installer
 
@@ -115,7 +116,7 @@ def check_view(directory: str, node: str) -> None:
     its library can't be preloaded; the error says why.
     """
     volume, where = f"the volume {contract.BIN_VOLUME}", f"on node {node}" if node else "on this pod's node"
-    library = os.path.join(directory, contract.PRELOAD_LIBRARY)
+    library = os.path.join(directory, oneagent.PRELOAD_LIBRARY)
     try:
         is_there = os.path.isfile(library)
         if is_there and not inert_library.is_inert(library):
@@ -131,7 +132,7 @@ def check_view(directory: str, node: str) -> None:
             "conditions say why. Put that right and delete the pod to have it monitored"
         )
     raise NoAgentError(
-        f"{volume} has no {contract.PRELOAD_LIBRARY}: the agent {where} is incomplete, or for another CPU "
+        f"{volume} has no {oneagent.PRELOAD_LIBRARY}: the agent {where} is incomplete, or for another CPU "
         "architecture; set another version in the DynaKube and delete the pod to have it monitored"
     )
 

@@ -1,4 +1,4 @@
-"""Settings of the init container, from the variables that the webhook sets; `contract.Variable` describes them.
+"""Settings of the init container, from the variables that the webhook sets; `Variable` describes them.
 
 An error names all missing variables at once. Pod authors may set any of them, so a container's name is checked before
 it becomes a file's name.
@@ -12,27 +12,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common.agent_config import container_conf
+from oneagent.common.agents.oneagent.init_variables import Variable
+from oneagent.common.agents.pod_files import Container, PodFiles
 from oneagent.common.injection import contract
-from oneagent.common.injection.contract import Variable
 from oneagent.sidecars.init_container import SettingsError
 
 PROVISIONED: Final = "provisioned"
+"""In pods that an earlier release of the webhook has injected; goes with the next release"""
 INSTALLER: Final = "installer"
 
 VARIABLES: Final = (
-    (Variable.FAILURE_POLICY, "silent: always exit with 0; fail: exit with 1 unless complete"),
-    (Variable.MODE, "provisioned: a CSI volume has the agent; installer: download it"),
+    (Variable.FAILURE_POLICY, "silent: always exit with 0; fail: exit with 1 if incomplete"),
+    (Variable.MODE, "provisioned: use the agent of a CSI volume; installer: download it"),
     (Variable.ONEAGENT_INJECTED, "true if the pod gets an agent"),
     (Variable.ENRICHMENT_INJECTED, "true if the pod gets metadata files"),
-    (Variable.DYNAKUBE, "the DynaKube that the pod belongs to"),
-    (Variable.VERSION, "agent version, if pinned for this pod (installer)"),
-    (Variable.FLAVOR, "default or multidistro (installer)"),
-    (Variable.TECHNOLOGIES, "such as java,nodejs, or all; the DynaKube's if empty (installer)"),
+    (Variable.DYNAKUBE, "the pod's DynaKube"),
+    (Variable.VERSION, "agent version that is pinned for this pod (installer)"),
+    (Variable.FLAVOR, "agent flavor, default or multidistro (installer)"),
+    (Variable.TECHNOLOGIES, "technologies, such as java,nodejs or all; the DynaKube's if empty (installer)"),
     (Variable.INSTALL_PATH, "path of the agent in the application's containers"),
-    (Variable.VIEW_READ_ONLY, "true if the application's containers can't write to the agent's volume"),
-    (Variable.HOST_TENANT, "tenant of the host agents, if they monitor the pod's node"),
-    (Variable.CONNECT_RETRY, "milliseconds for which the agent retries its first connection"),
+    (Variable.VIEW_READ_ONLY, "true if the agent's volume is read-only for the application's containers"),
+    (Variable.HOST_TENANT, "tenant of the DynaKube's host agents, if it has any"),
+    (Variable.CONNECT_RETRY, "time to retry the agent's first connection, in milliseconds"),
     (Variable.POD_NAME, "the pod's name"),
     (Variable.POD_UID, "the pod's UID"),
     (Variable.BASE_POD_NAME, "the pod's name without its random suffix"),
@@ -41,7 +42,7 @@ VARIABLES: Final = (
     (Variable.CLUSTER_ID, "UID of the namespace kube-system"),
     (Variable.WORKLOAD_KIND, "kind of the pod's workload"),
     (Variable.WORKLOAD_NAME, "name of the pod's workload"),
-    (Variable.RESOURCE_ATTRIBUTES, "more metadata, a JSON object of texts"),
+    (Variable.RESOURCE_ATTRIBUTES, "additional metadata, a JSON object of strings"),
     (Variable.CONTAINERS, "number of containers with the agent"),
     (Variable.CONTAINER_NAME.format(number="<n>"), "name of each container, numbered from 1"),
     (Variable.CONTAINER_IMAGE.format(number="<n>"), "image of each container"),
@@ -68,16 +69,8 @@ class Places:
 class InitContainerSettings:
     mode: str
     """`PROVISIONED`, `INSTALLER`, or empty without an agent"""
-    enrichment: bool
-    pod: container_conf.Container
-    """Attributes of the pod, the same for all of its containers"""
-    containers: tuple[tuple[str, str], ...]
-    """Name and image of each container with the agent"""
-    workload_kind: str
-    workload_name: str
-    resource_attributes: Mapping[str, str]
-    """Replace the pod's own attributes of the same key"""
-    connect_retry_ms: int
+    files: PodFiles
+    """The files for the application's containers"""
     version: str
     """Version pinned for this pod; else empty"""
     flavor: str
@@ -105,13 +98,15 @@ def read(environ: Mapping[str, str]) -> InitContainerSettings:
         raise _invalid(Variable.MODE, mode, f"neither {PROVISIONED} nor {INSTALLER}")
     return InitContainerSettings(
         mode=mode,
-        enrichment=enrichment,
-        pod=_pod(environ),
-        containers=_containers(environ) if agent else (),
-        workload_kind=environ.get(Variable.WORKLOAD_KIND, ""),
-        workload_name=environ.get(Variable.WORKLOAD_NAME, ""),
-        resource_attributes=_attributes(environ) if enrichment else {},
-        connect_retry_ms=_milliseconds(environ),
+        files=PodFiles(
+            _pod(environ),
+            containers=_containers(environ) if agent else (),
+            connect_retry_ms=_milliseconds(environ) if agent else 0,
+            enrichment=enrichment,
+            workload_kind=environ.get(Variable.WORKLOAD_KIND, ""),
+            workload_name=environ.get(Variable.WORKLOAD_NAME, ""),
+            resource_attributes=_attributes(environ) if enrichment else {},
+        ),
         version=environ.get(Variable.VERSION, ""),
         flavor=environ.get(Variable.FLAVOR, "") or "default",
         technologies=tuple(filter(None, environ.get(Variable.TECHNOLOGIES, "").replace(" ", "").split(","))),
@@ -122,22 +117,39 @@ def read_places(arguments: Sequence[str]) -> Places:
     """Parse `install-oneagent`'s flags, which a pod never has; `--help` lists the variables."""
     import argparse  # Costs time at every pod's start; needed only here.
 
+    from oneagent.common import distribution
+
     width = max(len(name) for name, _ in VARIABLES)
     parser = argparse.ArgumentParser(
         prog="install-oneagent",
         description="Prepares the agent of a pod before its containers start. The webhook adds it to pods as the "
-        f"init container {contract.INIT_CONTAINER}, and configures it by variables.",
+        f"init container {contract.INIT_CONTAINER} and configures it with environment variables.",
         epilog="variables:\n" + "\n".join(f"  {name:{width}}  {meaning}" for name, meaning in VARIABLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    defaults = Places()
-    parser.add_argument("--bin", default=defaults.bin, help="directory of the agent (default %(default)s)")
     parser.add_argument(
-        "--share", default=defaults.share, help="directory of the containers' files (default %(default)s)"
+        "--version", action="version", version=f"%(prog)s {distribution.version()}", help="print the version"
     )
-    parser.add_argument("--config", default=defaults.config, help="directory of Secret and token (default %(default)s)")
-    parser.add_argument("--termination-log", default=defaults.termination_log, help="file (default %(default)s)")
+    defaults = Places()
+    parser.add_argument(
+        "--bin", metavar="PATH", default=defaults.bin, help="directory of the agent (default %(default)s)"
+    )
+    parser.add_argument(
+        "--share",
+        metavar="PATH",
+        default=defaults.share,
+        help="directory of the containers' files (default %(default)s)",
+    )
+    parser.add_argument(
+        "--config", metavar="PATH", default=defaults.config, help="directory of Secret and token (default %(default)s)"
+    )
+    parser.add_argument(
+        "--termination-log",
+        metavar="PATH",
+        default=defaults.termination_log,
+        help="termination message file (default %(default)s)",
+    )
     options = parser.parse_args(arguments)
     return Places(options.bin, options.share, options.config, options.termination_log)
 
@@ -152,8 +164,8 @@ def _missing(environ: Mapping[str, str], *, agent: bool) -> Iterator[str]:
     return (name for name in needed if not environ.get(name))
 
 
-def _pod(environ: Mapping[str, str]) -> container_conf.Container:
-    return container_conf.Container(
+def _pod(environ: Mapping[str, str]) -> Container:
+    return Container(
         pod_name=environ[Variable.POD_NAME],
         pod_uid=environ[Variable.POD_UID],
         base_pod_name=environ.get(Variable.BASE_POD_NAME, ""),

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.injection import inert_library
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from tests.fakes import elf
 from tests.fakes.provisioner import eventually
 

@@ -35,7 +35,7 @@ def added(to: events.Aggregator, event: events.Event = EVENT) -> events.Write:
 
 
 def test_a_repeat_in_the_quiet_time_costs_nothing_and_counts_later(clock: Clock) -> None:
-    repeats = aggregator(clock, may_patch=True)
+    repeats = aggregator(clock, patch_namespace="shop")
     created = added(repeats)
     assert repeats.add(EVENT) is None
     clock.now += 61
@@ -44,8 +44,8 @@ def test_a_repeat_in_the_quiet_time_costs_nothing_and_counts_later(clock: Clock)
     assert patch.path == f"/api/v1/namespaces/shop/events/{created.name}"
 
 
-def test_without_the_right_to_patch_a_late_repeat_is_created_again(clock: Clock) -> None:
-    repeats = aggregator(clock)
+def test_in_a_namespace_without_the_right_to_patch_a_late_repeat_is_created_again(clock: Clock) -> None:
+    repeats = aggregator(clock, patch_namespace="dynatrace")
     first = added(repeats)
     clock.now += 61
     second = added(repeats)
@@ -55,7 +55,7 @@ def test_without_the_right_to_patch_a_late_repeat_is_created_again(clock: Clock)
 
 
 def test_an_event_that_the_api_server_has_deleted_is_created_with_a_new_count(clock: Clock) -> None:
-    repeats = aggregator(clock, may_patch=True)
+    repeats = aggregator(clock, patch_namespace="shop")
     added(repeats)
     clock.now += 3700
     again = repeats.recreate(added(repeats))

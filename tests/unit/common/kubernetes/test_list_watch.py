@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -166,7 +168,22 @@ def test_a_new_list_reports_objects_that_were_deleted_meanwhile_and_no_equal_one
     server.compact()
     client.step()  # 410
     reported = [client.state.add_page(server.page(request)) for request in requests(client.state)]
-    assert reported == [list_watch.Changes({"shop/b": 7}, {"shop/a": 0})]
+    assert reported == [list_watch.Changes({"shop/b": 7}, {"shop/a": 0}, is_list=True)]
+
+
+def test_a_list_of_an_older_version_reports_all_objects_as_after_a_restore_of_etcd() -> None:
+    server = Server()
+    server.put("a", 1)
+    client = synced(server)
+    server.put("b", 2)
+    client.step()
+    server.things = {"a": 1}
+    server.version -= 1
+    server.history.clear()
+    client.step()  # Its bookmark has an older version.
+    client.step()  # This list may come from a cache that lags behind.
+    reported = [client.state.add_page(server.page(request)) for request in requests(client.state)]
+    assert reported == [list_watch.Changes({"shop/a": 1}, {"shop/b": 2}, is_list=True, is_restored=True)]
 
 
 def requests(state: list_watch.ListWatch[int]) -> Iterator[list_watch.ListRequest]:
@@ -211,8 +228,9 @@ def test_a_connection_that_could_not_be_opened_in_time_does_not_reset_the_pauses
 class Watching:
     """A core that has its list, from version 10, with a clock that stands unless it is moved."""
 
-    def __init__(self, periods: list_watch.Periods = list_watch.DEFAULT_PERIODS) -> None:
-        self.now = 0.0
+    def __init__(self, periods: list_watch.Periods = list_watch.DEFAULT_PERIODS, *names: str) -> None:
+        """`names` are those of the objects in the list."""
+        self.now, self.names = 0.0, names
         self.retry = backoff.Backoff(1, 30, draw=lambda: 1.0)
         collection = list_watch.Collection(PATH, periods=periods)
         self.state = list_watch.ListWatch(collection, read, retry=self.retry, clock=lambda: self.now)
@@ -220,7 +238,8 @@ class Watching:
 
     def list(self, version: int) -> None:
         assert isinstance(self.state.next_request(), list_watch.ListRequest)
-        self.state.add_page(json.dumps({"metadata": {"resourceVersion": str(version)}}).encode())
+        items = [{"metadata": {"name": name, "resourceVersion": "1"}, "value": 1} for name in self.names]
+        self.state.add_page(json.dumps({"metadata": {"resourceVersion": str(version)}, "items": items}).encode())
 
     def watch(self, *events: dict[str, Any] | float, error: Exception | None = None) -> float:
         """One watch, with events and seconds between them; the pause after it."""
@@ -302,13 +321,75 @@ def test_a_server_that_sends_bookmarks_is_asked_to_hold_watches_for_longer() -> 
     watching.watch(60.0, bookmark(11))
     assert 300 <= watching.seconds() <= 400
     watching.watch(60.0, change(12))
+    assert 300 <= watching.seconds() <= 400, "it was cut before a bookmark could come"
+    watching.watch(80.0, change(13))
     assert 75 <= watching.seconds() <= 100
+
+
+def silence(watching: Watching) -> float:
+    request = watching.state.next_request()
+    assert isinstance(request, list_watch.WatchRequest)
+    return request.silence_seconds
 
 
 def test_every_way_to_notice_a_silent_server_leaves_time_to_act_within_150_seconds() -> None:
     periods = list_watch.DEFAULT_PERIODS
     # Bookmarks come every minute; a watch without them ends after four thirds of the time at most.
-    assert max(62.5, periods.quiet * 4 / 3) + 10 <= periods.silence <= 120
+    assert max(62.5, periods.quiet * 4 / 3) + 10 <= periods.silence() <= 120
+    nodes = Watching(list_watch.NODE_PERIODS)
+    nodes.watch(61.0, bookmark(11))
+    assert silence(nodes) == periods.silence()
+
+
+def test_a_node_whose_server_sends_no_bookmarks_in_time_waits_for_longer_and_asks_less() -> None:
+    nodes = Watching(list_watch.NODE_PERIODS)
+    assert 75 <= nodes.seconds() <= 100 < silence(nodes) <= 115, "the first watch finds out"
+    nodes.watch(80.0)
+    for _ in range(3):
+        seconds = nodes.seconds()
+        assert 300 <= seconds <= 400 < silence(nodes) <= 420
+        # One that comes with a rare report of etcd's progress says nothing about the next minutes.
+        nodes.watch(180.0, bookmark(11), seconds - 180.0)
+
+
+class TestIdleRequestsOfANode:
+    """Those of its watch, against the protocol as Kubernetes documents it. Its report adds one an hour: 16 in all."""
+
+    @pytest.mark.parametrize(
+        ("progress_seconds", "most"), [(5, 2.5), (600, 15.0), (0, 15.0)], ids=["kubeadm", "etcd's default", "none"]
+    )
+    def test_are_few_whether_the_server_sends_bookmarks_or_not(self, progress_seconds: int, most: float) -> None:
+        hours, version, requests = 200, 11, 0
+        watching = Watching(list_watch.NODE_PERIODS)
+        while watching.now < hours * 3600:
+            requests += 1
+            request = watching.state.next_request()
+            if isinstance(request, list_watch.ListRequest):
+                watching.state.add_page(json.dumps({"metadata": {"resourceVersion": str(version)}}).encode())
+                continue
+            watching.state.open()
+            end = watching.now + float(request.query["timeoutSeconds"])
+            error: errors.ApiError | None = None
+            silent_from = watching.now
+            for at in bookmark_times(watching.now, end, progress_seconds):
+                if at - silent_from > request.silence_seconds:
+                    break
+                watching.now, silent_from, version = at, at, version + 1
+                list(watching.state.add_chunk(json.dumps(bookmark(version)).encode() + b"\n"))
+            if end - silent_from > request.silence_seconds:
+                watching.now, error = silent_from + request.silence_seconds, errors.SilentError("nothing came")
+            else:
+                watching.now = end
+            watching.now += watching.state.end_attempt(error)
+        assert requests / hours <= most
+
+
+def bookmark_times(start: float, end: float, every: int) -> list[float]:
+    """Each minute of the stream, from the first report of etcd's progress on; `every` 0: none."""
+    if not every:
+        return []
+    progress = math.ceil(start / every) * every
+    return [at for minute in range(1, int((end - start) / 60) + 1) if (at := start + minute * 60) >= progress]
 
 
 def test_an_event_that_comes_again_and_again_is_no_progress() -> None:
@@ -398,3 +479,79 @@ def test_lines_come_whole_however_the_stream_is_cut_into_chunks(texts: list[str]
     lines = list_watch.Lines()
     chunks = (whole[start:end] for start, end in itertools.pairwise([0, *sorted(cuts), len(whole)]))
     assert [line for chunk in chunks for line in lines.add(chunk)] == expected
+
+
+class TestListsAfterTheFirst:
+    """Thousands of clients lose their watches together, and return to one API server."""
+
+    GONE = errors.GoneError("410")
+
+    def list_request(self, watching: Watching) -> list_watch.ListRequest:
+        request = watching.state.next_request()
+        assert isinstance(request, list_watch.ListRequest)
+        return request
+
+    def test_are_spread_over_the_whole_time(self) -> None:
+        fleet = [Watching(list_watch.NODE_PERIODS, "a") for _ in range(2000)]
+        pauses = [watching.watch(error=self.GONE) for watching in fleet]
+        per_second = collections.Counter(int(pause) for pause in pauses if pause > 1)
+        assert max(pauses) <= 60
+        assert len(per_second) == 59
+        assert max(per_second.values()) < 80
+
+    @pytest.mark.parametrize(("minutes", "names", "longest"), [(4, (), 10), (6, (), 60), (4, ("a",), 60)])
+    def test_wait_shortly_in_the_first_minutes_of_a_client_that_waits_for_the_first_object(
+        self, minutes: int, names: tuple[str, ...], longest: int
+    ) -> None:
+        fleet = [Watching(list_watch.NODE_PERIODS, *names) for _ in range(500)]
+        pauses = [watching.watch(minutes * 60.0, error=self.GONE) for watching in fleet]
+        assert longest / 2 < max(pauses) <= longest
+
+    def test_wait_once_and_not_again_after_a_failure(self) -> None:
+        watching = Watching(list_watch.Periods(relist=1e6), "a")
+        assert watching.watch(error=self.GONE) > 30
+        self.list_request(watching)
+        assert watching.state.end_attempt(errors.UnavailableError("503")) <= 30
+
+    def test_of_a_client_that_has_listed_nothing_yet_do_not_wait(self) -> None:
+        collection = list_watch.Collection(PATH, periods=list_watch.Periods(relist=1e6))
+        state = list_watch.ListWatch(collection, read, retry=backoff.Backoff(1, 30, draw=lambda: 1.0))
+        for _ in range(2):
+            request = state.next_request()
+            assert isinstance(request, list_watch.ListRequest)
+            assert "resourceVersion" not in request.query
+            assert state.end_attempt(self.GONE) <= 2
+
+    def test_follow_a_silent_connection_at_once_because_it_is_that_of_one_client(self) -> None:
+        watching = Watching(list_watch.Periods(relist=1e6), "a")
+        assert watching.watch(error=errors.SilentError("nothing came")) <= 1
+
+    def test_are_served_from_the_cache(self) -> None:
+        watching = Watching()
+        watching.watch(error=self.GONE)
+        assert self.list_request(watching).query["resourceVersion"] == "0"
+
+    def test_of_more_than_a_page_come_in_pages(self) -> None:
+        server = Server()
+        for name in "abc":
+            server.put(name, 1)
+        client = synced(server)
+        server.compact()
+        client.step()
+        queries = [dict(request.query) for request in requests(client.state) if self.add(client, server, request)]
+        assert [sorted(query) for query in queries] == [["limit"], ["continue", "limit"]]
+
+    def add(self, client: Client, server: Server, request: list_watch.ListRequest) -> bool:
+        client.state.add_page(server.page(request))
+        return True
+
+    def test_do_not_go_back_in_time_unless_etcd_has_done_so(self) -> None:
+        watching = Watching()
+        watching.watch(change(20), error=self.GONE)
+        with pytest.raises(errors.UnavailableError, match="older"):
+            watching.list(15)
+        watching.state.end_attempt(errors.UnavailableError("older"))
+        assert set(watching.state.objects) == {"a"}
+        assert "resourceVersion" not in self.list_request(watching).query
+        watching.list(15)
+        assert watching.state.version == "15"

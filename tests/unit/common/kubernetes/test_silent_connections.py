@@ -109,7 +109,7 @@ class TestAConnectionThatDiesWithoutAWord:
                     await eventually(lambda: watch_silence.problem([watch]))
                     assert watch_silence.problem([watch]).startswith("watch of /api/v1/namespaces: no response for ")
                     seconds = registry.get_sample_value(SECONDS, {"resource": "namespaces"})
-                    assert seconds is not None and seconds > PERIODS.silence
+                    assert seconds is not None and seconds > PERIODS.silence()
 
         asyncio.run(test())
 

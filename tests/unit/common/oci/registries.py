@@ -8,6 +8,7 @@ from typing import Final
 import aiohttp
 from prometheus_client import CollectorRegistry
 
+from oneagent.common import prometheus
 from oneagent.common.kubernetes import watch_silence
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.server.metrics import ServerMetrics
@@ -21,6 +22,7 @@ from oneagent.webhook.metrics import Metrics as WebhookMetrics
 
 def operator_metrics() -> CollectorRegistry:
     registry = CollectorRegistry()
+    prometheus.add_build_info("operator", registry)
     controller.Metrics(registry)
     PackageMetrics(registry)
     watch_silence.create_gauge("operator", registry)

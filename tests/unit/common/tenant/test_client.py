@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oneagent.common import identifiers
-from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common.agents.oneagent import ruxitagentproc
 from oneagent.common.http import client as http_client
 from oneagent.common.http import errors
 from oneagent.common.tenant import client as tenant_client

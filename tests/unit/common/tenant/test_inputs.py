@@ -91,6 +91,9 @@ def test_are_all_that_nodes_and_operator_read(image: str, key: str, empty: bool)
         assert inputs.referenced_objects(kube) <= inputs.named_objects(kube)
 
 
+UNREADABLE = "a password that agents cannot read: it must have none of space ' ` , & = + % \\"
+
+
 def with_proxy(value: str | None) -> str:
     """The proxy of a DynaKube whose Secret has this value."""
     kube = dynakube.from_object(manifest(api_url="https://a.example/api", proxy={"valueFrom": "proxy"}))
@@ -114,11 +117,8 @@ def test_a_proxy_from_a_secret_is_used_as_it_is(url: str) -> None:
         ("ftp://me:secret@proxy.example", "has no URL of a proxy at the key proxy"),
         ("http://me:secret@proxy.example\n", "has no URL of a proxy at the key proxy"),
         ("http://me:se cret@proxy.example", "has no URL of a proxy at the key proxy"),
-        (
-            "http://me:secret%2B%26@proxy.example",
-            "has a password that agents cannot read: it must have none of '&' '+'",
-        ),
-        ("http://me:secret=x@proxy.example", "has a password that agents cannot read: it must have none of '='"),
+        ("http://me:secret%2B%26@proxy.example", f"has {UNREADABLE}"),
+        ("http://me:secret=x@proxy.example", f"has {UNREADABLE}"),
     ],
 )
 def test_a_proxy_from_a_secret_that_agents_cannot_use_is_refused_and_not_shown(value: str | None, problem: str) -> None:

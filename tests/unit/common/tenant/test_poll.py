@@ -100,3 +100,30 @@ def test_a_token_that_may_not_read_images_is_not_rejected() -> None:
         assert (state.token_rejected, state.complete, state.failures) == (False, True, 1)
         assert "use a token that may read container images" in state.problem
         assert "InstallerDownload" not in state.problem
+
+
+@pytest.mark.parametrize("fault", [Fault(status=500), Fault(status=502), Fault(status=503), Fault(body=b"<html>")])
+def test_a_lookup_of_scopes_that_fails_leaves_the_rest_of_the_poll(fault: Fault) -> None:
+    with Tenant() as tenant:
+        kube = dynakube.from_object(manifest(api_url=tenant.api_url))
+        objects = Inputs({("Secret", "demo"): {"apiToken": tenant.token}})
+        requests = poll.Requests(latest=False, scopes=True)
+        tenant.plan("scopes", fault)
+        before = TenantState(scopes=frozenset({"old"}), is_forbidden=True)
+        state = poll.poll(kube, objects, before, requests=requests, now=lambda: 1.0)
+        assert (state.tenant, state.complete, state.problem, state.failures) == (tenant.tenant, True, "", 0)
+        assert (state.scopes, state.is_forbidden) == (None, False)
+        assert "lookup" in state.scopes_problem
+        again = poll.poll(kube, objects, state, requests=requests, now=lambda: 2.0)
+        assert (again.scopes, again.scopes_problem) == (frozenset(tenant.scopes), "")
+
+
+@pytest.mark.parametrize(("status", "rejected"), [(401, True), (429, False)])
+def test_a_lookup_of_scopes_that_is_refused_fails_the_poll(status: int, rejected: bool) -> None:
+    with Tenant() as tenant:
+        kube = dynakube.from_object(manifest(api_url=tenant.api_url))
+        objects = Inputs({("Secret", "demo"): {"apiToken": tenant.token}})
+        tenant.plan("scopes", Fault(status=status))
+        state = poll.poll(kube, objects, TenantState(), requests=poll.Requests(scopes=True), now=lambda: 1.0)
+        assert (state.tenant, state.complete, state.token_rejected) == (None, False, rejected)
+        assert f"answered {status}" in state.problem

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneagent.common.injection import contract
+from oneagent.common.agents import oneagent
 from oneagent.common.unpack import CorruptPackageError, UnsupportedPackageError, dedup, file_manifest, image, zip
 from oneagent.common.unpack.file_manifest import Manifest
 from tests.fakes import images as layers
@@ -28,7 +28,7 @@ OLD, NEW = "agent/bin/1.2.3.4-5/any", "agent/bin/1.2.3.4-6/any"
 
 def package(path: Path, **files: bytes | tuple[bytes, int]) -> Path:
     """An agent with some files in its version's folder; `__` stands for `/`."""
-    entries = [(contract.PRELOAD_LIBRARY, b"library", 0o100755)]
+    entries = [(oneagent.PRELOAD_LIBRARY, b"library", 0o100755)]
     for name, given_ in files.items():
         content, mode = given_ if isinstance(given_, tuple) else (given_, 0o100644)
         entries.append((f"{NEW if path.stem == 'new' else OLD}/{name.replace('__', '/')}", content, mode))
@@ -131,7 +131,7 @@ class TestAnImage:
     def test_shares_with_a_version_that_came_as_a_zip(self, place: Path, how: str) -> None:
         store = Store(place, same=BIG, almost=BIG, other=b"old")
         entries = [
-            layers.Entry(contract.PRELOAD_LIBRARY, b"library", mode=0o755),
+            layers.Entry(oneagent.PRELOAD_LIBRARY, b"library", mode=0o755),
             layers.Entry(f"{NEW}/same", BIG),
             layers.hard_link(f"{NEW}/same2", f"{NEW}/same"),
             layers.Entry(f"{NEW}/almost", BIG[:-1] + b"!"),
@@ -156,7 +156,7 @@ class TestADeferredLink:
         found = zip.unpack_agent(archive, store.new, existing=store.present)
         found.make_durable()
         assert links.of == {
-            contract.PRELOAD_LIBRARY: (store.old, contract.PRELOAD_LIBRARY),
+            oneagent.PRELOAD_LIBRARY: (store.old, oneagent.PRELOAD_LIBRARY),
             f"{NEW}/same": (store.old, f"{OLD}/same"),
             f"{NEW}/after": (store.old, f"{OLD}/before"),
         }
@@ -168,7 +168,7 @@ class TestADeferredLink:
         store.present.deferred = links = dedup.DeferredLinks()
         entries = [
             layers.Entry(f"{NEW}/first", b"library"),
-            layers.hard_link(contract.PRELOAD_LIBRARY, f"{NEW}/first"),
+            layers.hard_link(oneagent.PRELOAD_LIBRARY, f"{NEW}/first"),
             layers.Entry(f"{NEW}/same", BIG),
             layers.hard_link(f"{NEW}/same2", f"{NEW}/same"),
         ]
@@ -176,7 +176,7 @@ class TestADeferredLink:
         layer.write_bytes(layers.tar(*entries))
         image.read([layer]).unpack(store.new, existing=store.present)
         assert {links.find_origin(f"{NEW}/{name}") for name in ("same", "same2")} == {(store.old, f"{OLD}/same")}
-        names = {contract.PRELOAD_LIBRARY, f"{NEW}/first"}
+        names = {oneagent.PRELOAD_LIBRARY, f"{NEW}/first"}
         [written] = [name for name in names if (store.new / name).exists()]
         [linked] = names - {written}
         assert links.of[linked] == (None, written)
@@ -185,12 +185,12 @@ class TestADeferredLink:
         store = Store(place)
         store.present.deferred = dedup.DeferredLinks()
         wrong = b"\x7fELF\x01\x01\x01" + bytes(11) + b"\x03\x00" + bytes(20)
-        library = store.old / contract.PRELOAD_LIBRARY
+        library = store.old / oneagent.PRELOAD_LIBRARY
         library.chmod(0o755)
         library.write_bytes(wrong)
-        file = file_manifest.File(contract.PRELOAD_LIBRARY, len(wrong), 0o755, hashlib.sha256(wrong).hexdigest())
+        file = file_manifest.File(oneagent.PRELOAD_LIBRARY, len(wrong), 0o755, hashlib.sha256(wrong).hexdigest())
         store.present = dedup.ExistingFiles([(store.old, Manifest([file], [], []))], dedup.DeferredLinks())
-        archive = archives.of(place / "new.zip", (contract.PRELOAD_LIBRARY, wrong, 0o100755))
+        archive = archives.of(place / "new.zip", (oneagent.PRELOAD_LIBRARY, wrong, 0o100755))
         with pytest.raises(UnsupportedPackageError, match="is for machine"):
             zip.unpack_agent(archive, store.new, existing=store.present)
 

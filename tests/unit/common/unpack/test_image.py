@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from oneagent.common import unpack
-from oneagent.common.injection import contract
-from oneagent.common.unpack import agent_layout, file_manifest, image
+from oneagent.common.agents import oneagent
+from oneagent.common.unpack import agent_layout, early_files, file_manifest, image
 from tests.fakes import images as fakes
 from tests.fakes import packages as agents
 from tests.fakes.images import MINIMAL, Entry, directory, hard_link, link, opaque, whiteout
@@ -29,10 +29,15 @@ def blobs(place: Path, *layers: list[Entry], how: str = "gzip") -> list[Path]:
 
 
 def unpacked(place: Path, *layers: list[Entry], how: str = "gzip") -> dict[str, bytes]:
-    """All files of the agent, by path; the tree is as its manifest says."""
+    """All files of the agent, by path; the tree is as its manifest says, and the same with early files."""
     found = image.read(blobs(place, *layers, how=how)).unpack(place / "tree")
     assert file_manifest.verify(found.root, found.manifest) == []
     assert found.root == place / "tree"
+    early = early_files.EarlyFiles(place / "early", 1 << 30)
+    early.tree.mkdir()
+    same = image.read(blobs(place, *layers, how=how), early=early).unpack(early.tree)
+    assert file_manifest.verify(same.root, found.manifest) == []
+    assert same.manifest == found.manifest
     return {file.path: (found.root / file.path).read_bytes() for file in found.manifest.files}
 
 
@@ -45,7 +50,7 @@ def test_an_agent_is_the_same_however_it_is_packed_and_wherever_it_lies(tmp_path
         entry.name.removeprefix(prefix): entry.content for entry in entries if entry.kind == tarfile.REGTYPE
     }
     assert os.readlink(tmp_path / "tree" / agent_layout.CURRENT) == agents.VERSION
-    assert (tmp_path / "tree" / contract.PRELOAD_LIBRARY).stat().st_mode & 0o7777 == 0o755
+    assert (tmp_path / "tree" / oneagent.PRELOAD_LIBRARY).stat().st_mode & 0o7777 == 0o755
 
 
 def test_modes_are_those_of_a_zip_s_files(tmp_path: Path) -> None:
@@ -65,7 +70,7 @@ class TestALayer:
         ]
         above = [Entry(f"{P}file", b"new"), Entry(f"{P}folder", b"now a file"), directory(f"{P}l"), Entry(f"{P}l/y")]
         found = unpacked(tmp_path, below, above)
-        assert found == {contract.PRELOAD_LIBRARY: b"\x7fELF", "file": b"new", "folder": b"now a file", "l/y": b""}
+        assert found == {oneagent.PRELOAD_LIBRARY: b"\x7fELF", "file": b"new", "folder": b"now a file", "l/y": b""}
 
     def test_adds_to_folders_of_those_below(self, tmp_path: Path) -> None:
         found = unpacked(
@@ -76,20 +81,20 @@ class TestALayer:
     def test_takes_away_by_whiteouts(self, tmp_path: Path) -> None:
         below = [MINIMAL, Entry(f"{P}gone"), Entry(f"{P}d/1"), Entry(f"{P}d/2"), Entry(f"{P}stays")]
         found = unpacked(tmp_path, below, [whiteout(f"{P}gone"), whiteout(f"{P}d"), whiteout(f"{P}never-was")])
-        assert found.keys() == {contract.PRELOAD_LIBRARY, "stays"}
+        assert found.keys() == {oneagent.PRELOAD_LIBRARY, "stays"}
 
     def test_hides_a_folder_s_content_of_those_below_and_not_its_own(self, tmp_path: Path) -> None:
         below = [MINIMAL, Entry(f"{P}d/old"), Entry(f"{P}d/both", b"old")]
         above = [Entry(f"{P}d/both", b"new"), opaque(f"{P}d"), Entry(f"{P}d/new")]
         found = unpacked(tmp_path, below, above)
-        assert found == {contract.PRELOAD_LIBRARY: b"\x7fELF", "d/both": b"new", "d/new": b""}
+        assert found == {oneagent.PRELOAD_LIBRARY: b"\x7fELF", "d/both": b"new", "d/new": b""}
 
     def test_may_bring_back_what_one_below_took_away(self, tmp_path: Path) -> None:
         found = unpacked(tmp_path, [MINIMAL, Entry(f"{P}a", b"1")], [whiteout(f"{P}a")], [Entry(f"{P}a", b"2")])
         assert found["a"] == b"2"
 
     def test_may_be_empty(self, tmp_path: Path) -> None:
-        assert unpacked(tmp_path, [], [MINIMAL], []).keys() == {contract.PRELOAD_LIBRARY}
+        assert unpacked(tmp_path, [], [MINIMAL], []).keys() == {oneagent.PRELOAD_LIBRARY}
 
 
 class TestAHardLink:
@@ -120,7 +125,7 @@ def test_of_a_distribution_only_the_agent_is_used(tmp_path: Path) -> None:
         Entry("lib/systemd/system-systemd\\x2dcryptsetup.slice"),
         hard_link("bin/ls", "bin/sh"),
     ]
-    assert unpacked(tmp_path, system, [MINIMAL]).keys() == {contract.PRELOAD_LIBRARY}
+    assert unpacked(tmp_path, system, [MINIMAL]).keys() == {oneagent.PRELOAD_LIBRARY}
 
 
 def test_a_path_begins_at_the_image_s_root_with_a_slash_or_without(tmp_path: Path) -> None:
@@ -135,7 +140,7 @@ def test_a_path_begins_at_the_image_s_root_with_a_slash_or_without(tmp_path: Pat
         hard_link(f"{P}perl", "/usr/bin/perl"),
     ]
     found = unpacked(tmp_path, entries, [whiteout(f"/{P}a")])
-    assert found == {contract.PRELOAD_LIBRARY: b"\x7fELF", "b": b"content", "perl": b"perl"}
+    assert found == {oneagent.PRELOAD_LIBRARY: b"\x7fELF", "b": b"content", "perl": b"perl"}
 
 
 ELSEWHERE = {
@@ -162,12 +167,60 @@ def test_nothing_outside_of_the_agent_s_directory_refuses_an_image(
     tmp_path: Path, entries: list[Entry], first: bool
 ) -> None:
     layer = [*entries, MINIMAL] if first else [MINIMAL, *entries]
-    assert unpacked(tmp_path, [MINIMAL], layer, entries).keys() == {contract.PRELOAD_LIBRARY}
+    assert unpacked(tmp_path, [MINIMAL], layer, entries).keys() == {oneagent.PRELOAD_LIBRARY}
+
+
+MANY = [Entry(f"usr/share/doc/{number}") for number in range(100)]
+"""More entries than the limit below."""
+FEW = unpack.UnpackLimits(entries=30)
+
+
+@pytest.mark.parametrize("elsewhere", [[], *ELSEWHERE.values()], ids=["nothing else", *ELSEWHERE])
+def test_entries_outside_of_the_agent_s_directory_do_not_count_against_the_limit(
+    tmp_path: Path, elsewhere: list[Entry]
+) -> None:
+    layers = (
+        [*MANY, *elsewhere, Entry(f"{P}old", b"old"), Entry(f"{P}gone/file")],
+        [MINIMAL, *MANY, whiteout(f"{P}old"), opaque(f"{P}gone"), *elsewhere],
+        [whiteout("usr/share"), Entry(f"{P}a", b"content"), hard_link(f"{P}b", f"/{P}a")],
+    )
+    found = image.read(blobs(tmp_path, *layers), limits=FEW).unpack(tmp_path / "tree")
+    assert {file.path: (found.root / file.path).read_bytes() for file in found.manifest.files} == {
+        oneagent.PRELOAD_LIBRARY: b"\x7fELF",
+        "a": b"content",
+        "b": b"content",
+    }
+
+
+@pytest.mark.parametrize("hidden", ["opt", "opt/dynatrace", "opt/dynatrace/oneagent"])
+def test_a_whiteout_above_the_agent_counts_in_an_image_with_many_entries(tmp_path: Path, hidden: str) -> None:
+    layers = [MINIMAL, Entry(f"{P}old")], [*MANY, whiteout(hidden)], [MINIMAL]
+    found = image.read(blobs(tmp_path, *layers), limits=FEW).unpack(tmp_path / "tree")
+    assert [file.path for file in found.manifest.files] == [oneagent.PRELOAD_LIBRARY]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [*MANY, Entry(oneagent.PRELOAD_LIBRARY, b"\x7fELF", 0o755)],
+        [MINIMAL, *(Entry(f"{P}{number}") for number in range(30))],
+        [*MANY, MINIMAL, Entry("/".join([f"{P}a", *"d" * 30, "file"]))],
+    ],
+    ids=["no agent's directory", "files of the agent", "directories of the agent"],
+)
+def test_an_agent_of_more_entries_than_the_limit_is_refused(tmp_path: Path, entries: list[Entry]) -> None:
+    with pytest.raises(unpack.PackageTooLargeError, match="more than 30 entries"):
+        image.read(blobs(tmp_path, entries), limits=FEW)
+
+
+def test_a_path_out_of_the_image_is_refused_among_many_entries(tmp_path: Path) -> None:
+    with pytest.raises(unpack.UnsafePackageError, match="leads out"):
+        image.read(blobs(tmp_path, [*MANY, MINIMAL, Entry("opt/../../x")]), limits=FEW)
 
 
 @pytest.mark.parametrize("entries", [ELSEWHERE[name] for name in ELSEWHERE if "control" not in name])
 def test_without_an_agent_s_directory_all_of_the_image_is_the_agent(tmp_path: Path, entries: list[Entry]) -> None:
-    library = Entry(contract.PRELOAD_LIBRARY, b"\x7fELF", 0o755)
+    library = Entry(oneagent.PRELOAD_LIBRARY, b"\x7fELF", 0o755)
     with pytest.raises(unpack.UnsafePackageError):
         unpacked(tmp_path, [library, *entries])
 

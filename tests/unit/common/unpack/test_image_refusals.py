@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oneagent.common.injection import contract
+from oneagent.common.agents import oneagent
 from oneagent.common.unpack import (
     CorruptPackageError,
     NotAnAgentError,
@@ -22,6 +22,7 @@ from oneagent.common.unpack import (
     UnpackLimits,
     UnsafePackageError,
     UnsupportedPackageError,
+    early_files,
     image,
 )
 from tests.fakes import images as fakes
@@ -178,24 +179,29 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
     "a bomb of gzip in gzip": (CorruptPackageError, "damaged", gzip.compress(gzip.compress(bytes(1 << 20)))),
     # what is not read, or no agent
     "zstd that takes much memory": (UnsupportedPackageError, "MiB to unpack", wide()),
-    "no agent": (NotAnAgentError, contract.PRELOAD_LIBRARY, fakes.compress(fakes.tar(Entry("bin/sh")))),
+    "no agent": (NotAnAgentError, oneagent.PRELOAD_LIBRARY, fakes.compress(fakes.tar(Entry("bin/sh")))),
     "a link as an agent": (
-        NotAnAgentError, contract.PRELOAD_LIBRARY, fakes.compress(fakes.tar(link(MINIMAL.name, "x"))),
+        NotAnAgentError, oneagent.PRELOAD_LIBRARY, fakes.compress(fakes.tar(link(MINIMAL.name, "x"))),
     ),
     "current as a file": (NotAnAgentError, "current", tar(Entry(f"{P}agent/bin/current"))),
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("with_early_files", [False, True])
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_layer(tmp_path: Path, name: str) -> None:
+def test_a_bad_layer(tmp_path: Path, name: str, with_early_files: bool) -> None:
     kind, said, data = BAD[name]
     (tmp_path / "layer").write_bytes(data)
     limits = UnpackLimits(entries=30) if "too many" in name or "bomb" in name else UnpackLimits()
+    tree = tmp_path / "tree"
+    early = early_files.EarlyFiles(tree, 1 << 30) if with_early_files else None
+    if early:
+        tree.mkdir()
     with pytest.raises(kind, match=said) as refused:
-        image.read([tmp_path / "layer"], limits=limits).unpack(tmp_path / "tree")
+        image.read([tmp_path / "layer"], limits=limits, early=early).unpack(tree)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400
-    assert not (tmp_path / "tree").exists() or not list((tmp_path / "tree").iterdir())
+    assert not tree.exists() or not list(tree.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -249,5 +255,5 @@ def test_a_layer_with_any_bytes_changed_is_unpacked_or_refused_and_nothing_else(
     except PackageError:
         assert not tree.exists() or not list(tree.iterdir())
     else:
-        assert (unpacked.root / contract.PRELOAD_LIBRARY).is_file()
+        assert (unpacked.root / oneagent.PRELOAD_LIBRARY).is_file()
     assert sorted(path.name for path in place.iterdir() if path.name != "tree") == ["layer"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.injection import contract
+from oneagent.common.agents import oneagent
 from oneagent.common.unpack import UnsupportedPackageError, agent_layout, image, zip
 from tests.fakes import images as fakes
 from tests.fakes import packages as agents
@@ -68,7 +68,7 @@ def test_a_zip_for_another_machine_leaves_nothing_behind(tmp_path: Path, prefix:
     package, library = tmp_path / "package.zip", tmp_path / "library"
     library.write_bytes(elf(*MACHINES[OTHER]))
     agents.build(package, prefix=prefix, library=library)
-    with pytest.raises(UnsupportedPackageError, match=f"^{contract.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
+    with pytest.raises(UnsupportedPackageError, match=f"^{oneagent.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
         zip.unpack_agent(package, tmp_path / "tree")
     assert os.listdir(tmp_path / "tree") == []
 
@@ -77,8 +77,8 @@ def test_a_zip_for_another_machine_leaves_nothing_behind(tmp_path: Path, prefix:
 def test_an_image_for_another_machine_leaves_nothing_behind(tmp_path: Path, prefix: str) -> None:
     """Whatever its configuration says: that is written by whoever builds the image."""
     layer = tmp_path / "layer"
-    layer.write_bytes(fakes.compress(fakes.tar(Entry(prefix + contract.PRELOAD_LIBRARY, elf(*MACHINES[OTHER])))))
-    with pytest.raises(UnsupportedPackageError, match=f"^{contract.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
+    layer.write_bytes(fakes.compress(fakes.tar(Entry(prefix + oneagent.PRELOAD_LIBRARY, elf(*MACHINES[OTHER])))))
+    with pytest.raises(UnsupportedPackageError, match=f"^{oneagent.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
         image.read([layer]).unpack(tmp_path / "tree")
     assert os.listdir(tmp_path / "tree") == []
 

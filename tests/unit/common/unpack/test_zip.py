@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from oneagent.common import unpack as common_unpack
-from oneagent.common.injection import contract
+from oneagent.common.agents import oneagent
 from oneagent.common.unpack import zip, zip_reader
 from tests.fakes import packages as fakes
 from tests.unit.common.unpack import archives
@@ -181,7 +181,7 @@ def test_an_agent_is_found_at_the_top_or_below_opt(tmp_path: Path, prefix: str) 
     unpacked.make_durable()
 
     assert unpacked.root == tmp_path / "into" / prefix
-    assert (unpacked.root / contract.PRELOAD_LIBRARY).is_file()
+    assert (unpacked.root / oneagent.PRELOAD_LIBRARY).is_file()
     assert mode_of(unpacked.root) == 0o1777
     listed = {file.path for file in unpacked.manifest.files} | {link.path for link in unpacked.manifest.links}
     assert listed | set(unpacked.manifest.directories) == set(content_of(unpacked.root))
@@ -201,7 +201,7 @@ def test_an_agent_is_found_at_the_top_or_below_opt(tmp_path: Path, prefix: str) 
 def test_current_names_the_newest_version(tmp_path: Path, versions: list[str], newest: str | None) -> None:
     archive = archives.of(
         tmp_path / "package.zip",
-        (contract.PRELOAD_LIBRARY, b"", FILE),
+        (oneagent.PRELOAD_LIBRARY, b"", FILE),
         *((f"agent/bin/{version}/file", b"", FILE) for version in versions),
     )
 

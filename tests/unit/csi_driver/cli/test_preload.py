@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -16,9 +17,12 @@ from typing import Any
 
 import pytest
 
+from oneagent.common import unpack
 from oneagent.common.identifiers import Version
-from oneagent.common.unpack import dedup, zip
+from oneagent.common.oci import reference as oci_reference
+from oneagent.common.unpack import dedup, early_files, zip
 from oneagent.csi_driver.cli import main
+from oneagent.csi_driver.cli import preload as cli_preload
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.store import preload as store_preload
@@ -55,8 +59,11 @@ class Command:
         self._patch.setattr(
             "sys.argv", ["oneagent-csi", "preload", f"--data-dir={self._root}", "-ojson", *words, str(archive)]
         )
-        assert main.main() == 0
+        code = main.main()
         answer: dict[str, Any] = json.loads(self._capsys.readouterr().out)
+        if code:
+            assert (code, answer["error"]["reason"]) == (1, "NotPreloaded")
+            raise SystemExit(answer["error"]["message"])
         return answer
 
 
@@ -228,7 +235,7 @@ class TestAnImageInAFolder:
                 preload(folder, flag)
         with pytest.raises(SystemExit, match="2"):
             preload("oci-layout:relative")
-        assert "the path must be absolute" in capsys.readouterr().err
+        assert "the path must be absolute" in capsys.readouterr().out
         with pytest.raises(SystemExit, match="oci-layout: No such file"):
             preload(tmp_path)
         layer = images.blob(folder, image.layers[0])
@@ -253,19 +260,58 @@ class TestAnImageInAFolder:
         assert [*data.preloaded.iterdir(), *data.pins.iterdir(), *data.tmp.iterdir()] == []
 
 
-@pytest.mark.parametrize("kind", ["zip", "image"])
-def test_who_looks_on_sees_bars(root: Path, tmp_path: Path, package: Path, kind: str) -> None:
-    what = package if kind == "zip" else images.write_layout(tmp_path / "layout", (an_image(), {}))
+def test_an_image_is_decompressed_once(root: Path, tmp_path: Path) -> None:
+    local = cli_preload.open_package(
+        oci_reference.LayoutReference(images.write_layout(tmp_path / "layout", (an_image(), {}))), Version(""), ""
+    )
+    data = DataDir(root)
+    data.create()
+    early, late = list[int](), list[int]()
+    done = store_preload.preload(
+        data,
+        partial(local.read, lambda _done, _total: None),
+        local.origin,
+        dedup.ExistingFiles(),
+        on_begin=lambda _size: late.append,
+        on_early=early.append,
+    )
+    assert done.bytes > 0
+    assert (sum(early), late) == (done.bytes, [])
+
+
+def shown_on_terminal(root: Path, what: Path, *flags: str, **environment: str) -> tuple[bytes, bytes]:
+    """Preload a package; return what stdout, a pipe, and stderr, a terminal, got."""
     terminal, line = pty.openpty()
-    flags = ["--dynakube=demo"] if kind == "zip" else []
     command = [sys.executable, "-m", "oneagent.csi_driver.cli.main", "preload", f"--data-dir={root}", *flags, str(what)]
+    inherited = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    environment = {**inherited, "TERM": "xterm", **environment}
     with os.fdopen(terminal, "rb", buffering=0) as seen:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=line, timeout=60, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=line, env=environment, timeout=60, check=True)
+        # The last byte ends the reading, since an empty terminal would never end it.
+        os.write(line, b".")
         os.close(line)
-        shown = seen.read(1 << 16)
+        return done.stdout, seen.read(1 << 16).removesuffix(b".")
+
+
+@pytest.mark.parametrize("kind", ["zip", "image"])
+def test_a_terminal_shows_bars(root: Path, tmp_path: Path, package: Path, kind: str) -> None:
+    what = package if kind == "zip" else images.write_layout(tmp_path / "layout", (an_image(), {}))
+    done, shown = shown_on_terminal(root, what, *(["--dynakube=demo"] if kind == "zip" else []))
     assert b"unpacking" in shown
     assert (b"checking" in shown) == (kind == "image")
-    assert b"waits for the provisioner" in done.stdout
+    assert re.search(rb"\x1b\[[0-9;]+m", shown)
+    assert b"waits for the provisioner" in done
+
+
+def test_bars_have_no_colours_with_no_color(root: Path, package: Path) -> None:
+    _, shown = shown_on_terminal(root, package, "--dynakube=demo", NO_COLOR="1")
+    assert b"unpacking" in shown
+    assert not re.search(rb"\x1b\[[0-9;]*m", shown)
+
+
+def test_a_dumb_terminal_shows_nothing_beside_the_result(root: Path, package: Path) -> None:
+    _, shown = shown_on_terminal(root, package, "--dynakube=demo", TERM="dumb")
+    assert shown == b""
 
 
 class TestAZipWithoutItsSource:
@@ -279,7 +325,7 @@ class TestAZipWithoutItsSource:
     ) -> None:
         with pytest.raises(SystemExit, match="2"):
             preload(package, f"--version={version}")
-        assert "no digest such as sha256-" in capsys.readouterr().err
+        assert "no digest such as sha256-" in capsys.readouterr().out
 
     def test_serves_no_dynakube_with_another_source(
         self, root: Path, preload: Command, package: Path, server: double.Tenant, source: FakeDynaKubeSource
@@ -335,7 +381,9 @@ class TestAPackageThatIsRefused:
         data.create()
         (data.preloaded / ".dead").mkdir()
         reached, go_on = threading.Event(), threading.Event()
-        read = partial(zip.read, package)
+
+        def read(_early: early_files.EarlyFiles) -> unpack.AgentPackage:
+            return zip.read(package)
 
         def failpoint(name: str) -> None:
             if name == "unpacked":

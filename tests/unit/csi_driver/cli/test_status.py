@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import json
 import os
 import time
@@ -13,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from oneagent.common import node_report
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
+from oneagent.common.terminal import Screen
 from oneagent.csi_driver.cli import main
 from oneagent.csi_driver.cli.status import collect, problems, tables
 from oneagent.csi_driver.data_dir import DataDir, VolumeId
@@ -211,6 +212,12 @@ class TestWhatNeedsAPerson:
         healthy.want(NEXT, condition=f"version {NEXT} is not in the store yet (downloading)")
         assert healthy.status().problems == ()
 
+    def test_a_version_whose_last_attempt_failed_also_while_it_is_tried_again(self, healthy: Node) -> None:
+        with healthy.records() as records:
+            records.put_version(NEXT, VersionState.FAILED, message="404 Not Found")
+            records.put_version(NEXT, VersionState.DOWNLOADING)
+        assert "was not installed: 404 Not Found; the next attempt is downloading" in self.one(healthy)
+
     def test_not_a_tenant_that_was_asked_a_moment_ago(self, healthy: Node) -> None:
         healthy.want(Version(""), condition="the tenant is being polled")
         assert healthy.status().problems == ()
@@ -312,6 +319,17 @@ class TestTheCommand:
         }
         assert answer["volumes"][0]["pod"] == "shop"
 
+    def test_gives_yaml_with_the_same_fields(
+        self, healthy: Node, asked: Asked, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        answers = []
+        for form, read in (("json", json.loads), ("yaml", yaml.safe_load)):
+            assert asked("-o", form) == 0
+            answers.append(read(capsys.readouterr().out))
+            for changing in ("taken_at", "disk"):
+                del answers[-1][changing]
+        assert answers[0] == answers[1]
+
     @pytest.mark.parametrize("words", [["--output=xml"], ["--nothing"], ["--data-dir=relative"]])
     def test_ends_with_2_if_it_cannot_be_understood(self, asked: Asked, words: list[str]) -> None:
         with pytest.raises(SystemExit) as ended:
@@ -323,15 +341,20 @@ class TestTheCommand:
             asked("--help")
         assert "problems that an administrator has to solve" in capsys.readouterr().out
 
+    def test_shows_how_much_of_a_download_has_come(self, healthy: Node) -> None:
+        with healthy.records() as records:
+            records.put_version(NEXT, VersionState.DOWNLOADING)
+        (healthy.data.tmp / f"{NEXT}.zip.part").write_bytes(b"x" * (1 << 20))
+        row = next(row for row in healthy.status().versions if row.version == NEXT)
+        assert row.downloaded_bytes == 1 << 20
+        assert "1.0 MiB so far" in "\n".join(tables.lines(healthy.status(), Screen()))
+
     def test_shows_what_looks_like_markup_as_it_is(self, healthy: Node) -> None:
         healthy.volume("cart", VolumeState.EMPTY, attempts=1, reason="[red]no[/]")
-        shown = io.StringIO()
-        tables.print_status(healthy.status(), shown)
-        assert "[red]no[/]" in shown.getvalue()
+        assert "[red]no[/]" in "\n".join(tables.lines(healthy.status(), Screen()))
 
     def test_shows_no_control_character_of_others(self, healthy: Node) -> None:
         healthy.volume("cart", VolumeState.EMPTY, attempts=1, reason="a\x1b[2Jb\nforged\x9b\u202e")
-        shown = io.StringIO()
-        tables.print_status(healthy.status(), shown)
-        assert "a?[2Jb?forged??" in shown.getvalue()
-        assert all(line.isprintable() for line in shown.getvalue().split("\n"))
+        shown = list(tables.lines(healthy.status(), Screen()))
+        assert "a?[2Jb?forged??" in "\n".join(shown)
+        assert all(line.isprintable() for line in shown)

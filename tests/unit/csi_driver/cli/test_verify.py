@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import TenantId, Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
-from oneagent.common.unpack import zip
 from oneagent.csi_driver.cli import main
 from oneagent.csi_driver.cli import verify as cli_verify
 from oneagent.csi_driver.data_dir import DataDir
@@ -25,12 +25,8 @@ TENANT = TenantId("abc12345")
 @pytest.fixture
 def data(tmp_path: Path) -> DataDir:
     """A store with one version and one config layer, made as the provisioner makes them."""
-    data = DataDir(tmp_path / "data")
-    data.create()
-    unpacked = zip.unpack_agent(packages.build(tmp_path / "package.zip"), data.tmp / "tree")
-    unpacked.manifest.dump(data.manifest(VERSION))
-    unpacked.root.rename(data.agent(VERSION))
-    config_layers.ensure(data, TENANT, "[general]\nname café\n")
+    data = packages.store(tmp_path / "data", VERSION)
+    config_layers.ensure(data, TENANT, {config_layers.CONFIG_FILE: "[general]\nname café\n"})
     return data
 
 
@@ -53,7 +49,7 @@ class TestTheRemedy:
         assert command[0] == "mv"
         Path(command[1]).rename(command[2])
         assert len(list(integrity.check(data, bytes_per_second=None))) == 1
-        config_layers.ensure(data, TENANT, "[general]\nname café\n")
+        config_layers.ensure(data, TENANT, {config_layers.CONFIG_FILE: "[general]\nname café\n"})
         assert [report.state for report in integrity.check(data, bytes_per_second=None)] == [State.OK] * 2
 
 
@@ -93,11 +89,32 @@ class TestTheCommand:
         report = json.loads(capsys.readouterr().out)
         assert report["format"] == cli_verify.JSON_FORMAT
         assert [(row["name"], row["state"]) for row in report["checked"]] == [(VERSION, "ok"), ("9.9.9", "missing")]
+        assert verify("-o", "yaml", VERSION, "9.9.9") == 1
+        assert yaml.safe_load(capsys.readouterr().out) == report
 
-    def test_reports_a_missing_store(self, verify: Verify, data: DataDir) -> None:
+    def test_reports_a_missing_store_in_one_line(
+        self, verify: Verify, data: DataDir, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         data.agents.rename(data.root / "moved")
-        with pytest.raises(SystemExit, match="agent store can't be read: No such file"):
-            verify()
+        assert verify() == 1
+        assert capsys.readouterr().err.startswith("oneagent-csi: agent store can't be read: No such file")
+        data.root.rename(data.root.with_name("elsewhere"))
+        assert verify("-ojson") == 2
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert error["reason"] == "NotReadable"
+        assert "set --data-dir to the driver's data directory" in error["message"]
+        assert verify("-oyaml") == 2
+        assert yaml.safe_load(capsys.readouterr().out)["error"] == error
+
+    def test_counts_the_bytes_that_it_reads(self, data: DataDir) -> None:
+        counted: dict[str, int] = {}
+
+        def begin(version: Version, total: int) -> Callable[[int], None]:
+            counted["total"], counted["read"] = total, 0
+            return lambda read: counted.update(read=counted["read"] + read)
+
+        assert list(integrity.check(data, [VERSION], bytes_per_second=None, on_begin=begin))
+        assert counted["read"] == counted["total"] > 0
 
     @pytest.mark.parametrize("arguments", [["../etc"], ["--rate=fast"]])
     def test_exits_with_2_for_an_invalid_command_line(self, verify: Verify, arguments: list[str]) -> None:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from oneagent.common import node_report
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
-from oneagent.common.injection import contract
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
+from oneagent.common.injection import contract, inert_library
 from oneagent.common.node_report import Diagnosis, PodEvidence, PodProcess, View, Volume
+from oneagent.common.terminal import Screen
 from oneagent.csi_driver.cli import main, why
 from oneagent.csi_driver.cli.why import Reason, collect, diagnose
 from oneagent.csi_driver.cli.why import text as why_text
@@ -77,6 +79,7 @@ class TestTheVerdict:
         [
             (found(), Reason.MONITORED, f"is monitored: its process loaded the agent, version {VERSION}"),
             (found(processes=(LOADED, LOADED)), Reason.MONITORED, "its 2 processes loaded"),
+            (found(lacks_token=True), Reason.CANNOT_REPORT, "lacks the tenant's token, so its agent cannot report"),
             (
                 found(processes=(LOADED, UNREADABLE)),
                 Reason.PROCESSES_NOT_SEEN,
@@ -110,7 +113,10 @@ class TestTheVerdict:
                 "has the persistent directory of DynaKube demo",
             ),
             (unmounted(mode="host"), Reason.NOT_MOUNTED, "nothing is mounted"),
-            (dataclasses.replace(FOUND, volume=None), Reason.NO_VOLUME, "has no volume of the driver on this node"),
+            (unmounted(mode="conf", state=VolumeState.WRITTEN), Reason.FILES_ONLY, "no agent was requested for it"),
+            (dataclasses.replace(FOUND, volume=None), Reason.MONITORED, "version unknown, from no volume"),
+            (dataclasses.replace(FOUND, volume=None, processes=(LOADED, UNSET)), Reason.PARTLY_MONITORED, "1 loaded"),
+            (dataclasses.replace(FOUND, volume=None, processes=(UNSET,)), Reason.NO_VOLUME, "no volume of the driver"),
             (dataclasses.replace(FOUND, volume=None, unreadable=("no db",)), Reason.UNKNOWN, "unknown: no db"),
         ],
     )
@@ -195,8 +201,9 @@ class Node:
         desired_versions.replace_all(metadata, self.data.dynakubes, [row])
         metadata.close()
 
-    def evidence(self, proc: Path | None = None) -> PodEvidence:
-        return collect.collect_evidence(self.data, self.mount_table, proc or self.proc, "shop", "cart", now=time.time())
+    def evidence(self, proc: Path | None = None, pod: str = "cart", uid: str = "") -> PodEvidence:
+        place = proc or self.proc
+        return collect.collect_evidence(self.data, self.mount_table, place, "shop", pod, uid, now=time.time())
 
     def diagnose(self) -> Diagnosis:
         return diagnose.diagnose(self.evidence())
@@ -279,6 +286,44 @@ class TestAProcessOfThePod:
         assert node.evidence().processes[0].command == "?[2Jjava"
 
 
+class TestAPodWithoutAVolume:
+    """Kubelet mounts files of the pod's own directory into its containers."""
+
+    uid = "3f0e8a52-1111-2222-3333-444455556666"
+
+    def container(self, node: Node, pid: int, uid: str) -> Path:
+        process = node.process(pid, "java", "/somewhere")
+        table = process / "mountinfo"
+        root = f"/var/lib/kubelet/pods/{uid}/etc-hosts"
+        table.write_text(f"{table.read_text()}4 1 8:1 {root} /etc/hosts rw - ext4 /dev/sda rw\n")
+        return process
+
+    def diagnose(self, node: Node) -> Diagnosis:
+        return diagnose.diagnose(node.evidence(pod="other", uid=self.uid))
+
+    def test_is_monitored_if_its_processes_have_the_library_from_wherever(self, node: Node) -> None:
+        node.load(self.container(node, 20, self.uid), f"/opt/dynatrace/oneagent/{PRELOAD_LIBRARY}")
+        node.load(self.container(node, 21, "another"), "/usr/lib/libm.so")
+        assert self.diagnose(node).reason == Reason.MONITORED
+        assert node.evidence(pod="other").processes == (), "without its UID it is not known which are its processes"
+
+    def test_is_not_monitored_by_a_library_that_does_nothing(self, node: Node) -> None:
+        process = self.container(node, 20, self.uid)
+        node.load(process, f"/opt/dynatrace/oneagent/{PRELOAD_LIBRARY}")
+        (process / "map_files").mkdir()
+        (process / "map_files/7f04-7f05").write_bytes(inert_library.render("x86_64"))
+        assert self.diagnose(node).reason == Reason.NO_VOLUME
+
+    def test_is_partly_monitored_if_one_lacks_it(self, node: Node) -> None:
+        node.load(self.container(node, 20, self.uid), f"/opt/dynatrace/oneagent/{PRELOAD_LIBRARY}")
+        self.container(node, 21, self.uid)
+        assert self.diagnose(node).reason == Reason.PARTLY_MONITORED
+
+    def test_has_no_volume_if_none_has_it(self, node: Node) -> None:
+        self.container(node, 20, self.uid)
+        assert self.diagnose(node).reason == Reason.NO_VOLUME
+
+
 class TestFromTheServersContainer:
     def test_processes_of_pods_are_not_seen(self, node: Node) -> None:
         assert node.diagnose().reason == Reason.PROCESSES_NOT_SEEN
@@ -353,6 +398,9 @@ class TestTheCommand:
         assert asked("shop/other") == 1
         assert "What to do: check the pod's node" in capsys.readouterr().out
 
+    def test_ends_with_3_if_it_can_not_be_told(self, node: Node, asked: Asked) -> None:
+        assert asked("--proc=/nowhere", "shop/cart") == main.CANNOT_TELL
+
     def test_gives_programs_json(self, node: Node, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
         node.process(20, "java", node.view)
         assert asked("-o", "json", "shop/cart") == 1
@@ -361,6 +409,8 @@ class TestTheCommand:
         assert answer["verdict"]["reason"] == "NotLoaded"
         assert answer["volume"]["id"] == "csi-cart"
         assert answer["processes"][0]["pid"] == 20
+        assert asked("-o", "yaml", "shop/cart") == 1
+        assert yaml.safe_load(capsys.readouterr().out)["verdict"] == answer["verdict"]
 
     @pytest.mark.parametrize("pod", ["cart", "/cart", "shop/", "a/b/c"])
     def test_ends_with_2_if_it_is_not_told_a_pod(self, asked: Asked, pod: str) -> None:
@@ -370,12 +420,12 @@ class TestTheCommand:
 
     def test_tells_of_what_could_not_be_read(self) -> None:
         seen = found(unreadable=("no table",), processes=(UNREADABLE,))
-        text = why_text.render(seen, diagnose.diagnose(seen))
+        text = "\n".join(why_text.lines(seen, diagnose.diagnose(seen), Screen()))
         assert "not read   no table" in text
         assert "maps can't be read, environment can't be read" in text
 
     def test_shows_no_control_character_of_others(self) -> None:
         seen = found(unreadable=("a\x1b[2Jb\nforged\x9b",))
-        text = why_text.render(seen, diagnose.diagnose(seen))
+        text = "\n".join(why_text.lines(seen, diagnose.diagnose(seen), Screen()))
         assert "not read   a?[2Jb?forged?" in text
         assert all(line.isprintable() for line in text.split("\n"))

@@ -11,9 +11,9 @@ import pytest
 import trustme
 
 from oneagent.common import backoff, dynakube
-from oneagent.common.kubernetes import errors
+from oneagent.common.kubernetes import errors, list_watch
 from oneagent.csi_driver import dynakube_sources
-from oneagent.csi_driver.dynakube_sources import api_server
+from oneagent.csi_driver.dynakube_sources import api_client, api_server
 from tests.fakes import kube_api
 from tests.unit.csi_driver.dynakube_sources.following import Following, eventually, following, manifest
 
@@ -27,7 +27,10 @@ def api() -> Iterator[kube_api.KubeApi]:
 @pytest.fixture
 def source(api: kube_api.KubeApi, tmp_path: Path) -> Iterator[api_server.KubernetesSource]:
     found = api_server.KubernetesSource(
-        kubeconfig=api.kubeconfig(tmp_path / "config"), node="node-1", retry=backoff.Backoff(0.02, 30)
+        kubeconfig=api.kubeconfig(tmp_path / "config"),
+        node="node-1",
+        periods=list_watch.DEFAULT_PERIODS,
+        retry=backoff.Backoff(0.02, 30),
     )
     yield found
     found.close()
@@ -323,27 +326,37 @@ class TestEvents:
         assert api.objects("events")[0]["involvedObject"]["kind"] == "DynaKube"
 
     def test_a_repeated_event_is_counted_and_said_once_a_minute(self, api: kube_api.KubeApi, tmp_path: Path) -> None:
-        now = [0.0]
+        now, about = [0.0], dynakube.from_object(manifest("prod"))
         config = api.kubeconfig(tmp_path / "config")
         source = api_server.KubernetesSource(kubeconfig=config, clock=lambda: now[0])
         for _ in range(5):
-            source.event(POD, "Warning", "NoAgentMounted", "again")
+            source.event(about, "Warning", "NoAgentMounted", "again")
         assert (len(api.requests), api.objects("events")[0]["count"]) == (1, 1)
         now[0] += 61
-        source.event(POD, "Warning", "NoAgentMounted", "again")
-        source.event(POD, "Warning", "NoAgentMounted", "something else")
+        source.event(about, "Warning", "NoAgentMounted", "again")
+        source.event(about, "Warning", "NoAgentMounted", "something else")
         counts = {event["message"]: event["count"] for event in api.objects("events")}
         assert counts == {"again": 6, "something else": 1}
         source.close()
 
-    def test_an_event_that_the_server_has_forgotten_is_made_anew(self, api: kube_api.KubeApi, tmp_path: Path) -> None:
+    def test_outside_the_namespace_of_dynakubes_where_it_has_no_right_to_count_a_repeat_is_a_new_event(
+        self, api: kube_api.KubeApi, tmp_path: Path
+    ) -> None:
         now = [0.0]
+        source = api_server.KubernetesSource(kubeconfig=api.kubeconfig(tmp_path / "config"), clock=lambda: now[0])
+        for now[0] in (0.0, 1.0, 61.0):
+            source.event(POD, "Warning", "NoAgentMounted", "again")
+        assert [event["count"] for event in api.objects("events")] == [1, 1]
+        source.close()
+
+    def test_an_event_that_the_server_has_forgotten_is_made_anew(self, api: kube_api.KubeApi, tmp_path: Path) -> None:
+        now, about = [0.0], dynakube.from_object(manifest("prod"))
         config = api.kubeconfig(tmp_path / "config")
         source = api_server.KubernetesSource(kubeconfig=config, clock=lambda: now[0])
-        source.event(POD, "Normal", "Mounted", "x")
-        api.delete("events", api.objects("events")[0]["metadata"]["name"], "shop")
+        source.event(about, "Normal", "Mounted", "x")
+        api.delete("events", api.objects("events")[0]["metadata"]["name"], about.namespace)
         now[0] += 3700
-        source.event(POD, "Normal", "Mounted", "x")
+        source.event(about, "Normal", "Mounted", "x")
         assert [event["count"] for event in api.objects("events")] == [1]
         source.close()
 
@@ -402,11 +415,11 @@ class TestConnection:
         config = tmp_path / "config"
         config.write_text(text)
         with pytest.raises(errors.KubeconfigError, match=str(config)):
-            api_server.connect(config)
+            api_client.connect(config)
 
     def test_no_configuration_at_all_says_where_it_was_looked_for(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
         with pytest.raises(errors.KubeconfigError, match="in-cluster, KUBECONFIG"):
-            api_server.connect()
+            api_client.connect()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from oneagent.common.kubernetes import errors
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.dynakube_sources import directory, yaml_documents
-from tests.unit.csi_driver.dynakube_sources.following import Following, following, manifest
+from tests.unit.csi_driver.dynakube_sources.following import Following, eventually, following, manifest
 
 BROKEN = "kind: DynaKube\nmetadata:\n  name: prod\n spec: [\n"
 
@@ -151,8 +151,16 @@ class TestUnusableFiles:
             "prod.yaml:1": "prod.yaml:1: DynaKube prod is already defined in a.yaml:1; remove one"
         }
 
-    def test_a_file_that_is_written_slowly_is_never_seen_empty(self, found: Following, place: Path) -> None:
+    def test_a_file_that_is_written_slowly_is_never_seen_empty(self, place: Path) -> None:
         done = threading.Event()
+        polls: list[float] = []
+
+        def clock() -> float:
+            """Called by each poll."""
+            polls.append(0.0)
+            return 0.0
+
+        write(place / "prod.yaml", manifest("prod"))
 
         def rewrite() -> None:
             while not done.is_set():
@@ -161,13 +169,16 @@ class TestUnusableFiles:
                     done.wait(0.003)
 
         writer = threading.Thread(target=rewrite)
-        writer.start()
-        write(place / "test.yaml", manifest("test"))
-        found.until_names("prod", "test")
-        done.wait(1.2)
-        done.set()
-        writer.join()
-        assert all("prod" in report.dynakubes for report in found.reports)
+        with following(directory.DirectorySource(place, clock=clock)) as found:
+            found.until_names("prod")
+            writer.start()
+            write(place / "test.yaml", manifest("test"))
+            found.until_names("prod", "test")
+            before = len(polls)
+            eventually(lambda: len(polls) >= before + 2)
+            done.set()
+            writer.join()
+            assert all("prod" in report.dynakubes for report in found.reports)
 
 
 class TestFolder:

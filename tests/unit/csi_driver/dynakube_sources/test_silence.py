@@ -25,6 +25,6 @@ def test_a_connection_that_dies_without_a_word_is_replaced_and_the_change_is_act
             api.put("dynakubes", manifest("a"))
             eventually(lambda: source.silent_seconds() > 1)
             found.until_names("a")
-            assert source.silent_seconds() < PERIODS.silence
+            assert source.silent_seconds() < PERIODS.silence()
         source.close()
     assert len(api.seen("dynakubes")) == 2

@@ -19,6 +19,7 @@ from oneagent.csi_driver.metadata import database, desired_versions
 from oneagent.csi_driver.metadata.database import Database, DatabaseUnavailableError
 from oneagent.csi_driver.metadata.desired_versions import DesiredState, DesiredStateReader
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeRecord, VolumeRepository
+from tests.unit.csi_driver.metadata.sqlite_file import locked, table
 
 DEMO = DesiredState(DynaKubeName("demo"), version=Version("1.0"))
 OTHER = DesiredState(DynaKubeName("other"), version=Version("2.0"))
@@ -51,18 +52,6 @@ def opened(path: Path) -> Database:
 def record(volume: str, state: str = "mounted", **fields: object) -> VolumeRecord:
     known = VolumeRecord(VolumeId(volume), "app", "demo", f"/pods/{volume}/mount", state, version="1.0")
     return dataclasses.replace(known, **fields)  # type: ignore[arg-type]
-
-
-def table(path: Path) -> dict[str, str]:
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        return dict(connection.execute("SELECT id, state FROM volumes"))
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        yield
 
 
 def recover(book: VolumeRepository) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.data_dir import DataDir
-from oneagent.csi_driver.metadata import database
+from oneagent.csi_driver.metadata import database, desired_versions
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
@@ -31,8 +33,8 @@ def folder(tmp_path: Path) -> DataDir:
     return folder
 
 
-def records(folder: DataDir) -> ProvisionerState:
-    made = ProvisionerState(database.Database(folder.database, folder.database_lock), folder.dynakubes)
+def records(folder: DataDir, clock: Callable[[], float] = time.monotonic) -> ProvisionerState:
+    made = ProvisionerState(database.Database(folder.database, folder.database_lock, clock), folder.dynakubes)
     made.load()
     return made
 
@@ -106,16 +108,31 @@ class TestADatabaseThatIsLost:
         assert not any(thread.is_alive() for thread in threads)
 
 
+@pytest.mark.parametrize(("copied_at", "version"), [(2.0, "2"), (1.0, "1"), (0.5, "1")])
+def test_of_table_and_copy_the_newer_row_counts_and_the_table_s_of_equal_ones(
+    folder: DataDir, copied_at: float, version: str
+) -> None:
+    known = records(folder)
+    known.set_desired([DEMO])
+    row = dataclasses.replace(known.desired[DEMO.name], version=Version("1"), changed_at=1.0)
+    metadata = database.Database(folder.database, folder.database_lock)
+    desired_versions.replace_all(metadata, folder.dynakubes, [row])
+    newer = dataclasses.replace(row, version=Version("2"), changed_at=copied_at)
+    folder.dynakubes.write_text(json.dumps([dataclasses.asdict(newer)]))
+    assert records(folder).desired[DEMO.name].version == version
+
+
 class TestADatabaseThatCannotBeWritten:
     def test_still_tells_what_the_server_takes_for_wanted(self, folder: DataDir) -> None:
-        known = records(folder)
+        now = [0.0]
+        known = records(folder, lambda: now[0])
         known.set_desired([DEMO])
         writer = database.connect(folder.database)
         writer.execute("BEGIN IMMEDIATE")
         assert not known.set_desired([dataclasses.replace(DEMO, version=Version("2"))])
         writer.execute("ROLLBACK")
         writer.close()
-        time.sleep(database.UNAVAILABLE_SECONDS)
+        now[0] += database.UNAVAILABLE_SECONDS
         assert {row.version for row in known.all_desired()} == {"1", "2"}
         assert known.flush()
         assert {row.version for row in known.all_desired()} == {"2"}
@@ -173,3 +190,21 @@ class TestWhatACrashLeft:
         startup_cleanup.reconcile(folder, AgentStore(folder), known)
         states = {row["version"]: row["state"] for row in provisioner.table(folder, "versions")}
         assert states == {"1": "ready", "4": "ready", "5": "ready"}
+
+
+def test_the_message_of_a_failed_install_stays_until_an_attempt_succeeds(folder: DataDir) -> None:
+    known, version = records(folder), Version("1")
+
+    def message() -> str:
+        return known.versions[version].message
+
+    known.put_version(version, VersionState.DOWNLOADING)
+    assert message() == ""
+    known.put_version(version, VersionState.FAILED, message="404 Not Found")
+    for state in (VersionState.DOWNLOADING, VersionState.UNPACKING, VersionState.DOWNLOADING):
+        known.put_version(version, state)
+        assert message() == "404 Not Found"
+    known.put_installed(version, 5)
+    assert message() == ""
+    known.put_version(version, VersionState.DOWNLOADING)
+    assert message() == ""

@@ -80,7 +80,7 @@ def test_corruption_of_a_shared_file_is_repaired_in_both(
         p.wait_until(lambda: p.is_ready(VERSION, "a") and p.is_ready(OTHER, "b"))
         assert [file(p, version).read_bytes() == whole for version in (VERSION, OTHER)] == [True, True]
         assert list_corrupt(p.data) == []
-        p.wait_until(lambda: len([event for event in source.events if event[2] == "CorruptAgentVersion"]) == 2)
+        p.wait_until(lambda: len(source.reports[-1].corruptions) == 2)
 
 
 def test_a_shared_file_that_cannot_be_read_is_corruption_of_both(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from oneagent.common import dynakube
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.metadata import database, desired_versions
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.provisioner import package_sources

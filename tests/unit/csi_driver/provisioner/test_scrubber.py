@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.store import corruption_log
@@ -65,12 +65,10 @@ class TestACorruptVersion:
             spoil(Path(p.data.agent(p.key()), PRELOAD_LIBRARY))
             p.wait_until(lambda: server.count("package") == 2 and p.is_ready(VERSION))
             assert provisioner.list_corrupt(p.data) == []
-            p.wait_until(
-                lambda: [event[2] for event in source.events][-2:] == ["CorruptAgentVersion", "InstallAgentVersion"]
-            )
-        (told,) = (event for event in source.events if event[2] == "CorruptAgentVersion")
-        assert (told[0], told[1]) == ("demo", "Warning")
-        assert f"{VERSION} was corrupted on this node: {PRELOAD_LIBRARY} (content)" in told[3]
+            p.wait_until(lambda: source.reports[-1].corruptions and source.states()[-1] == "ready")
+        (corruption,) = source.reports[-1].corruptions
+        assert corruption.version == VERSION
+        assert f"{PRELOAD_LIBRARY} (content)" in corruption.message
         assert count(p, "corrupt") == 1
 
     def test_is_recorded_as_corrupt_until_it_is_installed_again(self, installed: Provisioning, library: Path) -> None:

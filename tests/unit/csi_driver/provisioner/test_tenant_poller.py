@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import datetime
 import time
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
+from oneagent.common import dynakube
+from oneagent.common.agents import opentelemetry
+from oneagent.common.agents.opentelemetry import injection
+from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.oci.hosts import Registries
+from oneagent.common.tenant.image_resolver import MemorySignatures
+from oneagent.csi_driver.provisioner.tenant_poller import TenantPoller
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import FakeDynaKubeSource, Provisioning, manifest
+from tests.fakes.provisioner import FakeDynaKubeSource, Provisioning, eventually, manifest
 from tests.fakes.proxy import Proxy
 
 
@@ -82,6 +92,20 @@ class TestATenant:
             assert set(proxy.seen) == {f"CONNECT 127.0.0.1:{server.port}"}
             assert len(proxy.seen) >= 2, "one for the questions and one for the package"
 
+    def test_is_reached_by_the_clusters_proxy_and_authorities_if_its_dynakube_names_none(
+        self, tmp_path: Path, source: FakeDynaKubeSource, package: Path
+    ) -> None:
+        authority = trustme.CA()
+        source.config_maps["company"] = {"certs": authority.cert_pem.bytes().decode()}
+        with double.Tenant(tls=authority) as server, Proxy("user:secret") as proxy:
+            server.release(packages.VERSION, package)
+            source.secrets["company-proxy"] = {"proxy": f"http://user:secret@{proxy.address}"}
+            source.put(manifest("demo", server.api_url))
+            flags = ("--default-proxy-secret=company-proxy", "--default-trusted-cas=company")
+            with Provisioning(tmp_path, source, *flags) as p:
+                p.wait_until(lambda: p.is_ready(packages.VERSION), what=p.condition)
+            assert set(proxy.seen) == {f"CONNECT 127.0.0.1:{server.port}"}
+
     def test_is_not_polled_past_a_proxy_that_is_missing(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
@@ -148,3 +172,82 @@ class TestAnEditedDynaKube:
             p.wait_until(lambda: "cannot connect" in p.condition())
             source.put(manifest("demo", server.api_url))
             p.wait_until(lambda: p.is_ready(packages.VERSION), 3)
+
+
+class Reads(FakeDynaKubeSource):
+    """Counts the reads of the Secret with headers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.secrets["headers"] = {"authorization": "one"}
+        self.config_maps["ca"] = {"ca.crt": trustme.CA().cert_pem.bytes().decode()}
+
+    def secret(self, name: str) -> Mapping[str, str]:
+        self.reads += name == "headers"
+        return super().secret(name)
+
+
+class TestAnOpenTelemetryInjection:
+    NAME = DynaKubeName("otelinj.shop")
+
+    def manifest(self, package: str, inputs: str) -> dict[str, Any]:
+        exporter = {"headersSecret": "headers", "tls": {"configMapName": "ca", "ca_file": "ca.crt"}}
+        obj = {
+            "kind": "OpenTelemetryInjection",
+            "metadata": {"name": "shop"},
+            "spec": {"package": package, "exporter": exporter},
+            "status": {"codeModules": {injection.INPUTS: inputs}},
+        }
+        return injection.normalize(obj)
+
+    def test_has_its_changed_headers_and_ca_as_soon_as_the_operator_has_seen_the_change(self, tmp_path: Path) -> None:
+        source, package = Reads(), tmp_path / "otel.zip"
+        with zipfile.ZipFile(package, "w") as archive:
+            packages.write(archive, opentelemetry.PRELOAD_LIBRARY, b"\x7fELF" * 200, 0o100755)
+        source.put(self.manifest(f"file://{package}", "1"))
+
+        def files(p: Provisioning) -> tuple[str, str]:
+            row = p.row(self.NAME)
+            if row is None or not row.layer:
+                return "", ""
+            layer = p.data.config_layer(row.tenant, row.layer)
+            return tuple((layer / path).read_text() for path in opentelemetry.PROFILE.config_files)  # type: ignore[return-value]
+
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: "authorization=one" in files(p)[0], what=lambda: p.condition(self.NAME))
+            assert files(p)[1] == source.config_maps["ca"]["ca.crt"]
+            source.secrets["headers"] = {"authorization": "two"}
+            source.config_maps["ca"] = {"ca.crt": trustme.CA().cert_pem.bytes().decode()}
+            for _ in range(50):
+                p.provisioner.reconcile()
+            assert source.reads == 1
+            source.put(self.manifest(f"file://{package}", "2"))
+            p.wait_until(lambda: "authorization=two" in files(p)[0])
+            assert files(p)[1] == source.config_maps["ca"]["ca.crt"]
+            for _ in range(50):
+                p.provisioner.reconcile()
+            assert source.reads == 2
+
+    def test_is_read_again_by_each_node_at_another_time_and_at_once_while_a_pod_waits(self) -> None:
+        source = Reads()
+        poller = TenantPoller(
+            source, Registries(), MemorySignatures(), lambda: None, jitter_seconds=45.0, draw=lambda: 1.0
+        )
+
+        def poll(inputs: str, *, pod_waits: bool = False) -> None:
+            poller.poll_if_due(dynakube.from_object(self.manifest("file:///a.zip", inputs)), pod_waits=pod_waits)
+
+        poll("1")
+        eventually(lambda: poller.state(self.NAME))
+        source.secrets["headers"] = {"authorization": "two"}
+        for _ in range(5):
+            poll("2")
+        assert source.reads == 1
+        poll("2", pod_waits=True)
+        eventually(lambda: poller.state(self.NAME).exporter_headers == {"authorization": "two"})  # type: ignore[union-attr]
+        poll("2", pod_waits=True)
+        # A status without it, as while the object cannot be read, is no news.
+        poll("", pod_waits=True)
+        time.sleep(0.1)
+        assert source.reads == 2

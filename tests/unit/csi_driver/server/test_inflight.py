@@ -15,13 +15,13 @@ ONE, OTHER = VolumeId("one"), VolumeId("other")
 
 
 @pytest.fixture
-def woken() -> list[None]:
+def woken() -> list[Call]:
     return []
 
 
 @pytest.fixture
-def calls(woken: list[None]) -> InFlightCalls:
-    return InFlightCalls(lambda: woken.append(None))
+def calls(woken: list[Call]) -> InFlightCalls:
+    return InFlightCalls(woken.extend)
 
 
 def test_a_second_call_for_a_volume_is_told_so(calls: InFlightCalls) -> None:
@@ -41,7 +41,7 @@ def test_a_call_that_fails_frees_its_volume(calls: InFlightCalls) -> None:
         pass
 
 
-def test_an_opposite_call_asks_the_one_under_way_to_give_up(calls: InFlightCalls, woken: list[None]) -> None:
+def test_an_opposite_call_asks_the_one_under_way_to_give_up(calls: InFlightCalls, woken: list[Call]) -> None:
     with calls.hold(ONE, "a publish") as publish, calls.hold(OTHER, "a publish") as other:
         with pytest.raises(CallInFlightError), calls.hold(ONE, "an unpublish", cancel_other=True):
             pass
@@ -49,7 +49,7 @@ def test_an_opposite_call_asks_the_one_under_way_to_give_up(calls: InFlightCalls
 
 
 def test_a_call_that_has_ended_can_not_be_cancelled_in_its_successors_place(
-    calls: InFlightCalls, woken: list[None]
+    calls: InFlightCalls, woken: list[Call]
 ) -> None:
     with calls.hold(ONE, "a publish") as old:
         pass
@@ -58,7 +58,7 @@ def test_a_call_that_has_ended_can_not_be_cancelled_in_its_successors_place(
         assert (new.cancelled, woken) == (False, [])
 
 
-def test_at_the_end_all_calls_give_up_and_those_that_still_come_too(calls: InFlightCalls, woken: list[None]) -> None:
+def test_at_the_end_all_calls_give_up_and_those_that_still_come_too(calls: InFlightCalls, woken: list[Call]) -> None:
     with calls.hold(ONE, "a publish") as call:
         calls.cancel_all()
         assert (call.cancelled, len(woken)) == (True, 1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.server import mount_policy, request_validation
 from oneagent.csi_driver.server.mount_policy import Failures, RetryLimits
@@ -82,7 +82,7 @@ def test_the_reason_names_the_limit_that_was_reached() -> None:
     assert RetryLimits(3, 600.0).exhausted_reason(Failures(1, 1.0), 600.9) == ""
 
 
-def asked(retry_timeout: str = "") -> PublishRequest:
+def asked(retry_timeout: str = "", failure_policy: str = "") -> PublishRequest:
     """Return the request of a pod."""
     request = csi_pb2.NodePublishVolumeRequest(volume_id="v", target_path="/pods/v")
     request.volume_capability.mount.SetInParent()
@@ -93,6 +93,7 @@ def asked(retry_timeout: str = "") -> PublishRequest:
             "mode": "app",
             "dynakube": "demo",
             "retryTimeout": retry_timeout,
+            "failurePolicy": failure_policy,
         }
     )
     return request_validation.publish(request, "/pods")
@@ -139,7 +140,7 @@ def test_the_last_good_version_is_for_two_of_the_policies(
     data.create()
     store = AgentStore(data)
     good, wanted = (store_key.of_version(Version(version), "tests") for version in ("1.0", "2.0"))
-    row = desired(mount_policy=policy, version=wanted, good_version=good)
+    row = desired(mount_policy=policy, version=wanted, good_version=good, good_layer=LayerId("a"))
     assert mount_policy.fallback_version(row, store, waited=True) is None, "it is not in the store"
     (data.agents / good).mkdir()
     found = [mount_policy.fallback_version(row, store, waited=waited) for waited in (False, True)]
@@ -151,3 +152,8 @@ def test_the_last_good_version_is_for_two_of_the_policies(
 def test_failures_have_lasted_since_the_first() -> None:
     assert not Failures().have_lasted(0.0, 1e9)
     assert [Failures(1, 10.0).have_lasted(60.0, now) for now in (69.0, 70.0)] == [False, True]
+
+
+def test_a_pod_with_the_failure_policy_fail_has_no_limits_whatever_its_dynakube_says() -> None:
+    for row in (None, desired(mount_attempts=0, mount_timeout_seconds=0.0)):
+        assert mount_policy.retry_limits(asked("1s", "fail"), row) == RetryLimits(math.inf, math.inf)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from oneagent.common.agents.pod_files import Container, PodFiles
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver.data_dir import TargetPath, VolumeId
@@ -71,10 +72,7 @@ def test_a_good_request_becomes_a_value() -> None:
         target=TargetPath(TARGET),
         mode="app",
         dynakube=DynaKubeName("demo"),
-        pod_name="shop",
-        pod_namespace="default",
-        pod_uid="1",
-        containers=("app", "side-car"),
+        files=PodFiles(Container(pod_name="shop", namespace="default", pod_uid="1"), (("app", ""), ("side-car", ""))),
         read_only=True,
         retry_timeout_seconds=90.0,
         mount_flags=syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC,
@@ -162,7 +160,7 @@ def test_of_several_faults_the_first_one_in_order_is_told(first: int) -> None:
                 ("x\n", "'x\\n' contains a control character"),
             )
         ),
-        (context("mode", "APP"), "volume_context[mode]: 'APP' is unknown; use app or host"),
+        (context("mode", "APP"), "volume_context[mode]: 'APP' is unknown; use app, conf or host"),
         *(
             (context("dynakube", bad), "volume_context[dynakube]: ")
             for bad in ("Upper", "1digit", "-a", "a-", "a.b", "a_b", "../x", "a/b", "x" * 64, "a\n")
@@ -225,6 +223,17 @@ def test_selinux_options_go_to_the_mount_as_they_are(label: str) -> None:
     request = good()
     flag(label)(request)
     assert checked(request).mount_options == (label,)
+
+
+@pytest.mark.parametrize(("length", "accepted"), [(4095, True), (4096, False)])
+def test_an_selinux_option_may_be_as_long_as_a_path(length: int, accepted: bool) -> None:
+    request, option = good(), "context=".ljust(length, "a")
+    flag(option)(request)
+    if accepted:
+        assert checked(request).mount_options == (option,)
+    else:
+        with pytest.raises(InvalidRequestError, match="is not allowed"):
+            checked(request)
 
 
 @pytest.mark.parametrize("longest", ["x" * 128, "csi-" + "0123456789abcdef" * 4, "A.b_c-D"])

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from oneagent.common.identifiers import Version
 from oneagent.csi_driver.data_dir import DataDir, VolumeId
-from oneagent.csi_driver.linux.mount_table import Mount, Overlay
+from oneagent.csi_driver.linux.mount_table import Mount
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.server import startup_reconcile
+from oneagent.csi_driver.store import mounted_views
+from oneagent.csi_driver.store.mounted_views import MountedView
 
 DATA = DataDir(Path("/data"))
 VOLUME = VolumeId("csi-1")
@@ -32,23 +34,37 @@ def row(state: str, **fields: Any) -> VolumeRecord:
     return VolumeRecord(**(known | fields))
 
 
-def view(volume: str = VOLUME, version: str = "1.0", *, read_only: bool = False, part: str = "") -> Overlay:
+def view(volume: str = VOLUME, version: str = "1.0", *, read_only: bool = False, part: str = "") -> MountedView:
     agent, upper = DATA.agent(Version(version)), f"/data/volumes/{volume}/upper"
     place = f"/var/lib/kubelet/pods/uid-{volume}/volume-subpaths/x" if part else target(volume)
-    mount = Mount(1, f"/{part}", place, "overlay", read_only, ())
-    return Overlay(mount, (upper, agent), None) if read_only else Overlay(mount, (agent,), upper)
+    layers = (f"lowerdir={upper}:{agent}",) if read_only else (f"lowerdir={agent}", f"upperdir={upper}")
+    (found,) = mounted_views.find([Mount(1, f"/{part}", place, "overlay", read_only, layers)], DATA)
+    return found
+
+
+def binds(volume: str = VOLUME, version: str = "1.0", *, writable: bool = False) -> list[Mount]:
+    """The mounts of a view for a pod with a user namespace; without a version the first half of them."""
+    files = Mount(1, f"/disk/data/volumes/{volume}/upper", target(volume), "ext4", True, (), "8:1")
+    agent = Mount(2, f"/disk/data/agents/{version}", f"{target(volume)}/bin", "ext4", not writable, (), "8:1")
+    return [files, agent] if version else [files]
 
 
 def plan(
     rows: Iterable[VolumeRecord] = (),
-    views: Iterable[Overlay] = (),
+    views: Iterable[MountedView] = (),
     folders: Iterable[str] = (),
     *,
     mounted: bool = False,
     gone: bool = False,
+    own: bool = True,
 ) -> startup_reconcile.Plan:
     return startup_reconcile.plan(
-        rows, views, [VolumeId(name) for name in folders], lambda _row: mounted, lambda _row: gone, DATA
+        rows,
+        views,
+        [VolumeId(name) for name in folders],
+        lambda _row: mounted,
+        lambda _row: gone,
+        lambda _view: own,
     )
 
 
@@ -107,9 +123,8 @@ def test_a_mount_without_a_row_gets_one(read_only: bool) -> None:
 
 
 def test_the_config_layer_of_a_mount_is_found_too() -> None:
-    found = view()
-    found = dataclasses.replace(found, lower=("/data/config-layers/abc/0123", *found.lower))
-    (put,) = plan([], [found]).put
+    layers = ("lowerdir=/data/config-layers/abc/0123:/data/agents/1.0", "upperdir=/data/volumes/csi-1/upper")
+    (put,) = plan([], mounted_views.find([Mount(1, "/", target(VOLUME), "overlay", False, layers)], DATA)).put
     assert (put.tenant, put.layer, put.version) == ("abc", "0123", "1.0")
 
 
@@ -124,15 +139,15 @@ def test_a_folder_that_is_neither_mounted_nor_known_goes() -> None:
 
 
 def test_mounts_of_others_are_none_of_our_business() -> None:
-    mount = Mount(1, "/", "/var/lib/containers/x", "overlay", False, ())
     others = [
-        Overlay(mount, ("/data/agents/1.0",), "/elsewhere/upper"),
-        Overlay(mount, ("/a", "/b"), None),
-        Overlay(mount, (), None),
-        Overlay(mount, ("/a",), "/data/volumes/csi-1/upper/deeper"),
-        Overlay(mount, ("/a",), "/data/volumes/csi-1"),
+        ("lowerdir=/data/agents/1.0", "upperdir=/elsewhere/upper"),
+        ("lowerdir=/a:/b",),
+        (),
+        ("lowerdir=/a", "upperdir=/data/volumes/csi-1/upper/deeper"),
+        ("lowerdir=/a", "upperdir=/data/volumes/csi-1"),
     ]
-    assert plan([], others) == NOTHING
+    mounts = [Mount(1, "/", "/var/lib/containers/x", "overlay", False, options) for options in others]
+    assert mounted_views.find(mounts, DATA) == []
 
 
 def test_a_host_agents_row_whose_mount_came_before_the_crash_says_so_afterwards() -> None:
@@ -163,7 +178,7 @@ def test_no_plan_touches_what_is_mounted_and_a_second_one_finds_nothing_to_do(
             [VolumeId(name) for name in sorted(on_disk)],
             lambda record: record.id in views,
             lambda record: record.id in gone,
-            DATA,
+            lambda _view: True,
         )
 
     first = planned(folders)
@@ -173,3 +188,35 @@ def test_no_plan_touches_what_is_mounted_and_a_second_one_finds_nothing_to_do(
         del records[name]
     assert {name for name, record in records.items() if record.state == "mounted"} >= views.keys()
     assert planned(folders - {*first.discard, *first.drop}) == NOTHING
+
+
+class TestBinds:
+    def test_of_a_volume_and_its_version_are_a_view(self) -> None:
+        (found,) = mounted_views.find(binds(), DATA)
+        assert (found.volume, found.version, found.read_only, found.is_complete) == (VOLUME, "1.0", True, True)
+        (adopted,) = plan((), [found], [VOLUME]).put
+        assert (adopted.state, adopted.version, adopted.target) == ("mounted", "1.0", target(VOLUME))
+        assert plan([row("mounted", tenant="t", layer="l")], [found], [VOLUME], mounted=True) == NOTHING
+
+    def test_of_a_quarantined_version_tell_its_name(self) -> None:
+        (files, agent) = binds()
+        moved = dataclasses.replace(agent, root="/disk/data/trash/1.0.18ab")
+        assert [found.version for found in mounted_views.find([files, moved], DATA)] == ["1.0"]
+
+    @pytest.mark.parametrize("mounts", [binds(version=""), binds(writable=True)], ids=["no agent", "writable agent"])
+    def test_without_an_agent_that_is_read_only_are_half_a_view(self, mounts: list[Mount]) -> None:
+        (found,) = mounted_views.find(mounts, DATA)
+        assert not found.is_complete
+        assert [(adopted.state, adopted.version) for adopted in plan((), [found], [VOLUME]).put] == [("waiting", "")]
+        assert plan([row("waiting")], [found], [VOLUME], mounted=True) == NOTHING
+
+    def test_that_only_look_like_a_volume_are_no_row_and_keep_its_directory(self) -> None:
+        (fake,) = mounted_views.find(binds(version=""), DATA)
+        assert plan((), [fake], [VOLUME], own=False) == NOTHING
+        assert plan([row("mounted")], [fake], [VOLUME], mounted=True, own=False) == NOTHING
+
+    def test_of_parts_keep_the_volume_and_are_no_row(self) -> None:
+        (files, _) = binds()
+        part = dataclasses.replace(files, root=f"{files.root}/agent/conf/container_app.conf", target="/subpath")
+        foreign = dataclasses.replace(files, root="/pods/1/volumes/kubernetes.io~csi/upper/mount", target="/x")
+        assert plan((), mounted_views.find([part, foreign], DATA), [VOLUME]) == NOTHING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -199,3 +200,32 @@ class TestAPackagesOwnFile:
             file.symlink_to(targets[kind])
         with pytest.raises(unpack.UnsafePackageError, match=config_layers.CONFIG_FILE):
             config_layers.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "complete"),
+    [
+        ("[general]\ntenant abc12345\ntenantToken dt0a01.agents\n", True),
+        ("[general]\ntenant abc12345\nserverAddress {https://ag.example}\n", False),
+        ("[general]\nlibjava on\n", False),
+        ("[java]\ntenantToken elsewhere\n", False),
+        ("[general]\ntenant demo\n", True),
+    ],
+    ids=["token", "no token", "nothing", "another section", "no tenant"],
+)
+def test_a_layer_is_complete_with_the_token_or_without_a_tenant(tmp_path: Path, text: str, complete: bool) -> None:
+    assert not config_layers.is_complete(tmp_path, "demo")
+    file = tmp_path / config_layers.CONFIG_FILE
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    assert config_layers.is_complete(tmp_path, "demo") is complete
+
+
+def test_a_layer_of_one_file_keeps_its_name_and_each_further_file_makes_another_one() -> None:
+    alone = {"agent/conf/a": b"text"}
+    # Layers of earlier drivers have this name.
+    assert config_layers.layer_id(alone) == hashlib.sha256(b"text").hexdigest()[:16]
+    named = [
+        {**alone, **more} for more in ({}, {"b": b"x"}, {"b": b"y"}, {"c": b"x"}, {"b": b""}, {"b": b"x", "c": b""})
+    ]
+    assert len({config_layers.layer_id(contents) for contents in named}) == len(named)

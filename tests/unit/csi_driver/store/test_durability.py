@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from oneagent.common import fsync
 from oneagent.common.identifiers import StoreKey
 from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.provisioner.unpacker.process import UnpackedTree
 from oneagent.csi_driver.store import AgentStore, StoreBusyError, store_key, sync_directory
 
 KEY: StoreKey = store_key.of_zip("1" * 64)
@@ -42,6 +44,26 @@ def test_the_store_s_directory_is_synced_once_a_version_is_in_it(data: DataDir, 
     tree.mkdir()
     AgentStore(data).add(KEY, tree)
     assert synced == [f"{data.agents}: ['{KEY}']"]
+
+
+def test_the_manifests_directory_is_synced_once_a_file_manifest_is_in_it(data: DataDir, synced: list[str]) -> None:
+    manifest = data.tmp / "manifest.json"
+    manifest.touch()
+    UnpackedTree(data.tmp, manifest, 0, 0).store_manifest(data.manifest(KEY))
+    place = data.manifest(KEY)
+    assert synced == [f"{place.parent}: ['{place.name}']"]
+
+
+def test_a_file_that_is_replaced_is_synced_before_its_name_and_its_directory(data: DataDir, synced: list[str]) -> None:
+    file = data.tmp / "file"
+    file.write_text("old")
+    before = os.listdir("/proc/self/fd")
+    fsync.replace(file, b"new")
+    assert os.listdir("/proc/self/fd") == before
+    assert file.read_text() == "new"
+    first, last = synced
+    assert first.startswith(f"{data.tmp}/.file.")
+    assert last == f"{data.tmp}: ['file']"
 
 
 def refused_lease(data: DataDir) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from oneagent.common.agents import opentelemetry
+from oneagent.common.agents.oneagent import PRELOAD_LIBRARY
 from oneagent.common.identifiers import TenantId, Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
-from oneagent.common.unpack import zip
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.store import config_layers, integrity
 from oneagent.csi_driver.store.integrity import IntegrityReport, State
@@ -21,12 +21,8 @@ TENANT = TenantId("abc12345")
 @pytest.fixture
 def data(tmp_path: Path) -> DataDir:
     """A store with one version and one config layer, made as the provisioner makes them."""
-    data = DataDir(tmp_path / "data")
-    data.create()
-    unpacked = zip.unpack_agent(packages.build(tmp_path / "package.zip"), data.tmp / "tree")
-    unpacked.manifest.dump(data.manifest(VERSION))
-    unpacked.root.rename(data.agent(VERSION))
-    config_layers.ensure(data, TENANT, "[general]\nname café\n")
+    data = packages.store(tmp_path / "data", VERSION)
+    config_layers.ensure(data, TENANT, {config_layers.CONFIG_FILE: "[general]\nname café\n"})
     return data
 
 
@@ -78,6 +74,19 @@ class TestCorruption:
     def test_of_a_config_layer_without_its_file_or_with_others_is_found(self, data: DataDir, config: Path) -> None:
         config.rename(config.with_name("other.conf"))
         assert [finding.problem for finding in corrupt(data).findings] == ["missing", "unexpected"]
+
+    def test_of_one_of_two_files_of_a_config_layer_is_found(self, data: DataDir) -> None:
+        texts = {opentelemetry.CONFIG_FILE: "A=1\n", opentelemetry.AUTHORITY_FILE: "ca"}
+        layer = config_layers.ensure(data, TENANT, texts, opentelemetry.PROFILE)
+        assert [found.state for found in integrity.check(data, bytes_per_second=None)] == [State.OK] * 3
+        authority = data.config_layer(TENANT, layer) / opentelemetry.AUTHORITY_FILE
+        authority.write_text("cb")
+        assert [(finding.path, finding.problem) for finding in corrupt(data).findings] == [("agent/conf", "content")]
+        authority.unlink()
+        assert [finding.problem for finding in corrupt(data).findings] == ["content"]
+        authority.write_text("ca")
+        authority.with_name("ruxitagentproc.txt").touch()
+        assert [finding.problem for finding in corrupt(data).findings] == ["unexpected"]
 
     @pytest.mark.parametrize("content", [None, b"{}"], ids=["missing", "no manifest"])
     def test_without_a_usable_manifest_is_reported_as_unverified(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, Final
 
 import trustme
 import yaml
 
-from oneagent.common import identifiers, node_report
+from oneagent.common import identifiers, node_lease, node_report
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator.cli.node_reports import NodeReport
 from oneagent.operator.cli.snapshot import ClusterSnapshot
@@ -21,7 +23,12 @@ NODE: Final = "worker-1"
 DRIVER_POD: Final = "oneagent-csi-driver-x"
 IMAGE: Final = "registry.example.com/oneagent-csi:0.1.0"
 BUNDLE: Final = base64.b64encode(trustme.CA(key_type=trustme.KeyType.ECDSA).cert_pem.bytes()).decode()
-SECRET: Final = {"shop": frozenset({"apiToken"})}
+SECRET: Final = {
+    "shop": frozenset({"apiToken"}),
+    "oneagent-webhook-certs": frozenset({"tls.crt", "tls.key", "ca.crt"}),
+    "oneagent-webhook-ca": frozenset({"ca.key"}),
+}
+SERVICE: Final = {"name": "oneagent-webhook", "namespace": NAMESPACE}
 _SHIPPED: Final = Path("deploy/csi-driver.yaml")
 
 Object = dict[str, Any]
@@ -47,14 +54,19 @@ def definition() -> Object:
 
 
 def hooks(kind: str) -> Object:
-    hook = {"name": "webhook.pod.dynatrace.com", "clientConfig": {"caBundle": BUNDLE}}
+    hook = {"name": "webhook.pod.dynatrace.com", "clientConfig": {"caBundle": BUNDLE, "service": SERVICE}}
     return obj(f"{kind}WebhookConfiguration", "oneagent-webhook", webhooks=[hook])
+
+
+@functools.cache
+def _shipped_driver() -> Object:
+    (found,) = (one for one in yaml.load_all(_SHIPPED.read_text(), yaml.CSafeLoader) if one["kind"] == "CSIDriver")
+    return dict(found)
 
 
 def csi_driver() -> Object:
     """As it is shipped."""
-    (found,) = (one for one in yaml.safe_load_all(_SHIPPED.read_text()) if one["kind"] == "CSIDriver")
-    return dict(found)
+    return copy.deepcopy(_shipped_driver())
 
 
 def workload(kind: str, name: str, image: str = IMAGE) -> Object:
@@ -108,6 +120,13 @@ def report(**more: Any) -> NodeReport:
     return NodeReport(NODE, DRIVER_POD, node_report.status_from_json(status), status_json=status)
 
 
+def lease(node: str = NODE, state: str = "ready", message: str = "", corrupt_at: float = 0) -> Object:
+    """A node's report to the operator."""
+    kube = node_lease.DynaKubeReport("shop", "1.290.0.20261001-120000", state, message)
+    corruptions = (node_lease.Corruption(kube.version, int(corrupt_at), "lib.so (content)"),) if corrupt_at else ()
+    return node_lease.manifest(node, NAMESPACE, node_lease.NodeReport((kube,), corruptions), None)
+
+
 def healthy() -> ClusterSnapshot:
     return ClusterSnapshot(
         namespace=NAMESPACE,
@@ -124,6 +143,7 @@ def healthy() -> ClusterSnapshot:
         pods=(pod(DRIVER_POD, component="csi-driver"), pod("oneagent-webhook-y", component="webhook")),
         dynakubes=(dynakube(),),
         secrets=SECRET,
+        node_leases=(lease(),),
         reports=(report(),),
     )
 
@@ -137,6 +157,6 @@ def objects(cluster: ClusterSnapshot) -> list[Any]:
     single = (cluster.definition, cluster.mutating, cluster.validating, cluster.csi_driver)
     lists = (
         *(cluster.csi_nodes, cluster.nodes, cluster.namespaces, cluster.deployments, cluster.daemon_sets),
-        *(cluster.pods, cluster.dynakubes),
+        *(cluster.pods, cluster.dynakubes, cluster.node_leases),
     )
     return [*filter(None, single), *(one for several in lists for one in several)]

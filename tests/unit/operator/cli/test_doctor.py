@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+
 import pytest
 
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator.cli import status
-from oneagent.operator.cli.doctor import Severity, checks
+from oneagent.operator.cli.doctor import Mark, Severity, checks, dynakubes
 from oneagent.operator.cli.node_reports import NodeReport
 from oneagent.operator.cli.snapshot import ClusterSnapshot
 from oneagent.operator.cli.tls_check import ServedCertificate
+from oneagent.operator.reconcilers import tenant_connection
 from tests.unit.operator.cli import snapshots
 from tests.unit.operator.cli.snapshots import DRIVER_POD, NODE, NOW, but
 
@@ -28,6 +32,14 @@ def without(field: str, key: str) -> ClusterSnapshot:
     place = found["spec"]["conversion"]["webhook"] if field == "definition" else found["webhooks"][0]
     del place["clientConfig"][key]
     return but(**{field: found})
+
+
+def two_releases() -> Iterator[snapshots.Object]:
+    """The driver's pods in the middle of an upgrade, and the webhook's."""
+    yield from (dict(one) for one in snapshots.healthy().pods if one["metadata"]["name"] != DRIVER_POD)
+    for node in (NODE, "a", "b", "c", "d"):
+        spec = {"containers": [{"name": "server", "image": "old:1" if node == NODE else "new:2"}]}
+        yield snapshots.pod(f"driver-{node}", component="csi-driver", node=node, spec=spec)
 
 
 def trusting_another() -> ClusterSnapshot:
@@ -77,7 +89,7 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
             "pods/portforward",
         ),
         (but(served=(ServedCertificate("y", NOW - 90, NOW + 10),)), "Certificate", "was not renewed in time", "log"),
-        (but(deployments=()), "Deployments", "oneagent-operator is not in the namespace", "--namespace"),
+        (but(deployments=()), "Deployments", "oneagent-operator is not in the namespace", "--operator-namespace"),
         (scaled(0, 0), "Deployments", "scaled to 0: new pods start without their agent", "--replicas=2"),
         (scaled(2, 1), "Deployments", "of 2 pods of oneagent-webhook 1 are ready", "describe"),
         (
@@ -87,6 +99,12 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
             "one release",
         ),
         (
+            but(pods=tuple(two_releases())),
+            "Release",
+            "new:2 on a, b, c and 1 more; old:1 on worker-1. Nodes of both go on",
+            "OnDelete",
+        ),
+        (
             but(namespaces=(snapshots.namespace("dynatrace", **{"pod-security.kubernetes.io/enforce": "restricted"}),)),
             "PodSecurity",
             "are refused",
@@ -94,7 +112,13 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
         ),
         (but(pending=(snapshots.pod("cart", "shop", status=PULLING),)), "Images", "pod shop/cart can't start", "pull"),
         (but(csi_driver=None), "Driver", "is not there, and the DaemonSet", "apply"),
-        (but(daemon_sets=()), "Driver", "is there, and the DaemonSet oneagent-csi-driver is not", "install"),
+        (
+            but(daemon_sets=()),
+            "Driver",
+            "is there, and the DaemonSet oneagent-csi-driver is not",
+            "csidriver.enabled=false",
+        ),
+        (but(daemon_sets=()), "NodesWithoutDriver", "no node keeps a driver", "apply the manifests or the chart again"),
         (
             but(
                 csi_driver={
@@ -129,11 +153,11 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
             but(dynakubes=(snapshots.dynakube(Tokens="False"),)),
             "DynaKubes",
             "DynaKube shop: Tokens: Tokens is False",
-            "describe",
+            "patch secret shop",
         ),
         (but(dynakubes=(snapshots.dynakube(Tokens="Unknown"),)), "DynaKubes", "Tokens is Unknown (for ", "log"),
         (but(secrets={}), "Tokens", "the Secret shop of DynaKube shop does not exist", "create secret generic shop"),
-        (but(secrets={"shop": frozenset({"other"})}), "Tokens", "has no key apiToken", "apiToken=TOKEN"),
+        (but(secrets={"shop": frozenset({"other"})}), "Tokens", "has no key apiToken", "patch secret shop"),
         (but(namespaces=(snapshots.namespace("shop", team="shop"),)), "Namespaces", "its label", "NamespaceMapping"),
         (
             but(namespaces=(snapshots.namespace("old", **{namespace_mapping.LABEL: "gone"}),)),
@@ -168,7 +192,7 @@ def test_what_is_wrong_is_found_with_what_to_do(
         but(injection_secrets=("shop",)),
         but(served=(ServedCertificate("y", NOW - 10, NOW + 90),)),
         but(dynakubes=(), namespaces=()),
-        but(secrets={"shop": frozenset({"paasToken"})}),
+        but(secrets={**snapshots.SECRET, "shop": frozenset({"paasToken"})}),
         but(namespaces=(LEAVING,), injection_secrets=("old",)),
     ],
     ids=[
@@ -193,6 +217,149 @@ def test_a_dynakube_without_a_spec_is_judged_like_any_other() -> None:
     assert (row.mode, row.ready) == ("", False)
 
 
+def removed(**left: object) -> ClusterSnapshot:
+    """Remains of an uninstall in the wrong order."""
+    workloads: dict[str, object] = {
+        "deployments": (),
+        "daemon_sets": (),
+        "pods": (),
+        "node_leases": (),
+        "reports": (),
+        "secrets": {},
+    }
+    return but(**{**workloads, **left})
+
+
+def test_what_is_left_of_an_installation_is_named_with_the_commands_that_remove_it() -> None:
+    finalizers = {"finalizers": ["oneagent.dynatrace.com/cleanup"]}
+    kube = snapshots.dynakube()
+    kube["metadata"] |= finalizers
+    report = checks.run_checks(removed(dynakubes=(kube, deleted(name="old"), snapshots.dynakube("bare"))))
+    (finding,) = (finding for finding in report.findings if finding.check == "Installation")
+    assert "the label dynakube.internal.dynatrace.com/instance of 1 namespace" in finding.sentence
+    drop = '--type=merge -p \'{"metadata":{"finalizers":null}}\''
+    assert list(finding.commands) == [
+        # Before the DynaKubes' change, which it would refuse.
+        "kubectl delete mutatingwebhookconfiguration oneagent-webhook",
+        "kubectl delete validatingwebhookconfiguration oneagent-webhook",
+        f"kubectl -n dynatrace patch dynakube shop {drop}",
+        "kubectl -n dynatrace delete dynakube shop",
+        f"kubectl -n dynatrace patch dynakube old {drop}",
+        "kubectl -n dynatrace delete dynakube bare",
+        "kubectl label namespaces --all dynakube.internal.dynatrace.com/instance-",
+        "kubectl delete csidriver csi.oneagent.dynatrace.com",
+        # After the DynaKubes, for which it would wait.
+        "kubectl delete crd dynakubes.dynatrace.com",
+    ]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {},
+        {
+            "definition": None,
+            "mutating": None,
+            "validating": None,
+            "csi_driver": None,
+            "dynakubes": (),
+            "namespaces": (),
+        },
+    ],
+    ids=["half of it", "nothing"],
+)
+def test_of_what_is_gone_no_check_says_that_it_is_well(left: dict[str, object]) -> None:
+    report = checks.run_checks(removed(**left))
+    assert [finding.check for finding in report.findings] == ["Installation"]
+    passed = {result.check for result in report.results if result.mark is Mark.PASSED}
+    assert passed == {"Deletion", "Leftovers"}
+    skipped = {result.check for result in report.results if result.mark is Mark.SKIPPED}
+    assert skipped == {check.name for check in checks.CHECKS} - passed - {"Installation"}
+
+
+def ended(container: str, state: str, **last: object) -> snapshots.Object:
+    return {"name": container, "ready": False, "state": {state: {}}, "lastState": {"terminated": last}}
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        (
+            {"exitCode": 2, "reason": "Error", "message": "usage: x\nx: error: no flag --y\n"},
+            "(exit code 2) x: error: no flag --y",
+        ),
+        ({"exitCode": 137, "reason": "OOMKilled"}, "(OOMKilled, exit code 137)"),
+        (
+            {
+                "exitCode": 1,
+                "reason": "Error",
+                "message": '{"time": "now", "message": "no database", "reason": "locked", "error": "a\\nb"}',
+            },
+            "(exit code 1) no database: locked: b",
+        ),
+        (
+            {"exitCode": 1, "reason": "Error", "message": r'line 8, in run\n    x()\nOSError: [Errno 28] no space"}'},
+            "(exit code 1) OSError: [Errno 28] no space",
+        ),
+    ],
+)
+def test_a_container_that_crashes_is_told_with_its_last_words_and_its_log(last: snapshots.Object, told: str) -> None:
+    """Not with kubelet's, which differ from node to node."""
+    crashing = ended("provisioner", "waiting", **last)
+    kubelets = "back-off 40s restarting failed container=provisioner pod=oneagent-csi-driver-x_dynatrace(6f1c)"
+    crashing["state"]["waiting"] = {"reason": "CrashLoopBackOff", "message": kubelets}
+    again = ended("server", "running", **last)
+    status_ = {"conditions": [], "containerStatuses": [crashing, again]}
+    cluster = but(pods=(snapshots.pod(DRIVER_POD, component="csi-driver", status=status_),), reports=())
+    log = f"kubectl -n dynatrace logs {DRIVER_POD} -c provisioner --previous"
+    (finding,) = (one for one in checks.run_checks(cluster).findings if one.check == "NodesWithoutDriver")
+    (problem,) = (one for one in status.summarize(cluster).problems if one.check == "Nodes")
+    for one in (finding, problem):
+        assert one.sentence.endswith(f": provisioner CrashLoopBackOff {told}; server restarts {told}".lstrip(": ")), one
+        assert one.remedy == log
+
+
+def test_a_deployment_that_crashes_is_told_with_the_pods_log() -> None:
+    waiting = {"reason": "CrashLoopBackOff", "message": "back-off 40s"}
+    crashing = ended("webhook", "waiting", exitCode=2, reason="Error", message="no flag --y")
+    crashing["state"]["waiting"] = waiting
+    pod = snapshots.pod("oneagent-webhook-y", component="webhook", status={"containerStatuses": [crashing]})
+    cluster = dataclasses.replace(scaled(1, 0), pods=(pod,))
+    (finding,) = (one for one in checks.run_checks(cluster).findings if one.check == "Deployments")
+    assert "oneagent-webhook-y: webhook CrashLoopBackOff (exit code 2) no flag --y" in finding.sentence
+    assert finding.remedy == "kubectl -n dynatrace logs oneagent-webhook-y -c webhook --previous"
+
+
+def refused(**reasons: str) -> snapshots.Object:
+    """A DynaKube with failing conditions, by their reasons."""
+    kube = snapshots.dynakube(**dict.fromkeys(("Ready", *reasons), "False"))
+    for condition in kube["status"]["conditions"]:
+        condition["reason"] = reasons.get(condition["type"], "Failing")
+    return kube
+
+
+def test_one_cause_is_one_problem() -> None:
+    """Of rejected tokens another condition fails too, and of a missing Secret both."""
+    assert dynakubes.TOKENS_REFUSED == tenant_connection.TOKENS_REFUSED
+    kube = refused(Tokens="TokensError", OneAgentConnectionInfo=dynakubes.TOKENS_REFUSED)
+    (problem,) = status.summarize(but(dynakubes=(kube,))).problems
+    assert problem.sentence == "DynaKube shop: Tokens: Tokens is False"
+    assert problem.remedy == (
+        'kubectl -n dynatrace patch secret shop --type=merge -p \'{"stringData":{"apiToken":"TOKEN"}}\''
+    )
+    secrets = {name: keys for name, keys in snapshots.SECRET.items() if name != "shop"}
+    (problem,) = status.summarize(but(dynakubes=(kube,), secrets=secrets)).problems
+    assert problem.sentence.startswith("the Secret shop of DynaKube shop does not exist")
+    other = refused(OneAgentConnectionInfo="TenantUnreachable")
+    assert "OneAgentConnectionInfo" in status.summarize(but(dynakubes=(other,))).problems[0].sentence
+
+
+def test_a_driver_that_leaves_is_no_problem_of_its_node() -> None:
+    leaving = snapshots.pod(DRIVER_POD, component="csi-driver", deletionTimestamp="2023-11-14T22:13:00Z")
+    cluster = but(daemon_sets=(), pods=(leaving,), reports=(snapshots.report(problems=["no provisioner"]),))
+    assert [finding.check for finding in checks.run_checks(cluster).findings] == ["Driver", "NodesWithoutDriver"]
+
+
 def test_what_was_not_read_is_not_taken_for_absent() -> None:
     cluster = but(secrets={}, definition=None, unread={"secrets": "Forbidden", "definition": "Forbidden"})
     found = checks.run_checks(cluster).findings
@@ -201,7 +368,7 @@ def test_what_was_not_read_is_not_taken_for_absent() -> None:
 
 def test_errors_come_before_warnings_and_notes() -> None:
     cluster = but(
-        secrets={},
+        secrets={"oneagent-webhook-certs": frozenset(), "oneagent-webhook-ca": frozenset()},
         served=(ServedCertificate("y", unreachable="no way"),),
         definition={
             **snapshots.definition(),
@@ -209,3 +376,48 @@ def test_errors_come_before_warnings_and_notes() -> None:
         },
     )
     assert [finding.severity for finding in checks.run_checks(cluster).findings] == list(Severity)
+
+
+def test_a_check_with_a_defect_is_one_finding_and_ends_no_other() -> None:
+    odd = {**snapshots.definition(), "spec": {"versions": [{"storage": True}]}}
+    report = checks.run_checks(but(definition=odd, mutating=None))
+    (defect,) = (finding for finding in report.findings if finding.check == "Definition")
+    assert "a defect of its own: KeyError" in defect.sentence
+    assert "WebhookConfigurations" in {finding.check for finding in report.findings}
+    assert len(report.results) == len(checks.CHECKS)
+
+
+def test_a_pod_that_is_being_deleted_raises_no_alarm() -> None:
+    leaving = {"deletionTimestamp": "2023-11-14T00:00:00Z"}
+    gone = snapshots.pod(DRIVER_POD, component="csi-driver", status={"conditions": []}, **leaving)
+    pulling = snapshots.pod("cart", "shop", status=PULLING, **leaving)
+    found = checks.run_checks(but(pods=(gone,), pending=(pulling,), reports=()))
+    assert found.healthy, found.findings
+
+
+def deleted(**fields: object) -> snapshots.Object:
+    kube = snapshots.dynakube()
+    kube["metadata"] |= {"deletionTimestamp": "2023-11-14T20:00:00Z", "finalizers": ["x/y"], **fields}
+    return kube
+
+
+def test_a_deletion_that_waits_for_an_operator_that_is_gone_is_named_with_the_way_out() -> None:
+    webhook = snapshots.workload("Deployment", "oneagent-webhook")
+    (found,) = (
+        finding
+        for finding in checks.run_checks(but(dynakubes=(deleted(),), deployments=(webhook,))).findings
+        if finding.check == "Deletion"
+    )
+    assert "no operator runs that removes its finalizer x/y" in found.sentence
+    assert "finalizers" in found.remedy
+    (found,) = (
+        finding for finding in checks.run_checks(but(dynakubes=(deleted(),))).findings if finding.check == "Deletion"
+    )
+    assert found.remedy == "the operator's log has the reason"
+
+
+def test_a_deletion_that_has_just_begun_is_none_that_is_stuck() -> None:
+    kube = deleted(deletionTimestamp="2023-11-14T22:13:00Z")
+    assert not [
+        finding for finding in checks.run_checks(but(dynakubes=(kube,))).findings if finding.check == "Deletion"
+    ]

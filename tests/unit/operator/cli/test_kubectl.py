@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.operator.cli import node_reports
+from oneagent.operator.cli import node_reports, snapshot
 from oneagent.operator.cli.kubectl import (
     Kubectl,
     KubectlError,
@@ -104,3 +104,7 @@ def test_a_log_that_does_not_end_is_a_timeout(tmp_path: Path) -> None:
     following = Kubectl(create_program(tmp_path, "echo one; exec sleep 60").program, (), "dynatrace", 0.5)
     with pytest.raises(KubectlTimeoutError, match=r"not done within 0\.5 s"):
         following.tail(100, "logs")
+
+
+def test_every_field_of_a_snapshot_has_its_reader(fake_cluster: FakeCluster) -> None:
+    assert sorted(snapshot._readers(create_client(fake_cluster))) == sorted(snapshot.FIELDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.operator.cli import main
+from oneagent.operator.cli import arguments, main
 from tests.fakes.kubectl import FakeCluster
 from tests.unit.operator.cli import snapshots
 from tests.unit.operator.cli.snapshots import DRIVER_POD, NAMESPACE, NODE
@@ -25,6 +26,10 @@ def secret(name: str, namespace: str = NAMESPACE, **data: str) -> dict[str, Any]
     return snapshots.obj("Secret", name, namespace, data=data)
 
 
+def own_secrets() -> list[dict[str, Any]]:
+    return [secret("shop", apiToken=TOKEN), secret("oneagent-webhook-certs"), secret("oneagent-webhook-ca")]
+
+
 def cart(**annotations: str) -> dict[str, Any]:
     volume = {"name": "oneagent-bin", "csi": {"driver": "csi.oneagent.dynatrace.com"}}
     status = {"initContainerStatuses": [{"name": "install-oneagent", "state": {"terminated": {"exitCode": 0}}}]}
@@ -35,7 +40,7 @@ def cart(**annotations: str) -> dict[str, Any]:
 def fake_cluster(tmp_path: Path) -> FakeCluster:
     """A healthy cluster."""
     fake_cluster = FakeCluster(tmp_path)
-    fake_cluster.set_objects(*snapshots.objects(snapshots.healthy()), cart(), secret("shop", apiToken=TOKEN))
+    fake_cluster.set_objects(*snapshots.objects(snapshots.healthy()), cart(), *own_secrets())
     fake_cluster.set_exec_output(DRIVER_POD, snapshots.status_json())
     return fake_cluster
 
@@ -50,10 +55,58 @@ def run(fake_cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     return run
 
 
-def test_status_prints_nodes_as_table_and_json(run: Any) -> None:
-    assert NODE in run("status", code=0)
+def test_status_prints_nodes_as_table_and_json_and_runs_no_command_in_any(run: Any, fake_cluster: FakeCluster) -> None:
+    assert NODE in run("status", "-o", "wide", code=0)
     (row,) = json.loads(run("status", "-o", "json", code=0))["nodes"]
-    assert (row["driver"], row["registered"], row["views"]) == ("ready", True, 1)
+    assert (row["driver"], row["registered"], row["views"]) == ("ready", True, None)
+    assert not [call for call in fake_cluster.calls if "exec" in call]
+
+
+def test_status_of_a_node_has_its_full_report(run: Any, fake_cluster: FakeCluster) -> None:
+    (row,) = json.loads(run("status", f"--node={NODE}", "-o", "json", code=0))["nodes"]
+    assert (row["views"], row["failures"]) == (1, 0)
+    assert len([call for call in fake_cluster.calls if "exec" in call]) == 1
+
+
+def test_a_node_without_a_driver_cannot_be_asked_for(run: Any, fake_cluster: FakeCluster) -> None:
+    assert "there is no node gone" in run("status", "--node=gone", code=1)
+    nodes = (snapshots.node(), snapshots.node("bare"))
+    fake_cluster.set_objects(*snapshots.objects(snapshots.but(nodes=nodes)))
+    assert "node bare has no pod of the driver" in run("status", "--node=bare", code=1)
+
+
+def test_doctor_and_archive_ask_a_sample_of_nodes(run: Any, fake_cluster: FakeCluster, tmp_path: Path) -> None:
+    names = [f"node-{one}" for one in range(30)]
+    pods = [snapshots.pod(f"driver-{name}", component="csi-driver", node=name) for name in names]
+    leases = [snapshots.lease(name) for name in names]
+    cluster = snapshots.but(
+        nodes=tuple(map(snapshots.node, names)), pods=tuple(pods), node_leases=tuple(leases), reports=()
+    )
+    fake_cluster.set_objects(*snapshots.objects(cluster))
+    run("doctor", code=1)
+    assert len([call for call in fake_cluster.calls if "exec" in call]) == arguments.SAMPLE
+    target = tmp_path / "support.tar.gz"
+    run("support-archive", f"--file={target}", "--node=node-7", code=1)
+    members = archived(target)
+    assert [name for name in members if name.startswith("nodes/")] == ["nodes/node-7/status.json"]
+    assert {name.split("/")[1] for name in members if name.startswith("logs/driver-")} <= {"driver-node-7"}
+    assert ("driver-node-7" in members["objects/pods.yaml"], "driver-node-8" in members["objects/pods.yaml"]) == (
+        True,
+        False,
+    )
+    assert len(json.loads(members["nodes.json"])) == 30
+
+
+def test_an_archive_has_no_more_than_it_may_and_says_what_it_lacks(
+    run: Any, fake_cluster: FakeCluster, tmp_path: Path
+) -> None:
+    fake_cluster.set_log(DRIVER_POD, "server", "x" * 200_000)
+    fake_cluster.set_log("oneagent-webhook-y", "server", "y" * 200_000)
+    target = tmp_path / "support.tar.gz"
+    run("support-archive", f"--file={target}", "--max-bytes=100Ki", code=1)
+    members = archived(target)
+    assert sum(map(len, members.values())) < 400_000
+    assert "left out, the archive has its 102400 bytes" in members["problems.txt"]
 
 
 def test_the_doctor_is_content_but_for_a_certificate_that_it_can_not_see(run: Any) -> None:
@@ -90,19 +143,49 @@ def test_why_runs_the_drivers_diagnosis_on_the_pods_node(run: Any, fake_cluster:
     ] in (fake_cluster.calls)
 
 
+def test_events_that_differ_in_numbers_only_are_one(run: Any, fake_cluster: FakeCluster) -> None:
+    events = [
+        snapshots.obj(
+            "Event", f"cart.{number}", "shop", type="Warning", reason="FailedMount",
+            involvedObject={"name": "cart"}, lastTimestamp=f"2026-01-01T00:00:0{number}Z",
+            message=f"MountVolume.SetUp failed: attempt {number} of 10: version 1.290 is not in the store yet",
+        )
+        for number in range(8)
+    ]  # fmt: skip
+    fake_cluster.set_objects(*snapshots.objects(snapshots.healthy()), cart(), *events)
+    fake_cluster.set_exec_output(DRIVER_POD, VERDICT)
+    (event,) = json.loads(run("why", "shop/cart", "-o", "json", code=0))["events"]
+    assert (event["count"], event["message"][:35]) == (8, "MountVolume.SetUp failed: attempt 7")
+    assert "FailedMount (8 times): MountVolume" in run("why", "shop/cart", code=0)
+
+
 def test_why_does_not_report_the_unreadable_as_missing(run: Any, fake_cluster: FakeCluster) -> None:
     """A user who may read only pods of their own namespace gets no wrong diagnosis."""
     fake_cluster.set_objects(
         *snapshots.objects(snapshots.healthy()), cart(), snapshots.pod("plain", "other"), snapshots.namespace("other")
     )
     fake_cluster.forbid("pods", "dynakubes")
-    found = json.loads(run("why", "shop/cart", "-o", "json", code=1))["verdict"]
+    found = json.loads(run("why", "shop/cart", "-o", "json", code=3))["verdict"]
     assert found["reason"] == "NodeUnreachable"
     assert "Forbidden" in found["sentence"]
     assert "list the pods of the driver" in found["remedy"]
     found = json.loads(run("why", "other/plain", "-o", "json", code=1))["verdict"]
     assert found["reason"] == "NamespaceNotMonitored"
     assert "DynaKubes can't be read" in found["sentence"]
+
+
+def test_where_nothing_is_installed_that_is_all_that_is_said(run: Any, fake_cluster: FakeCluster) -> None:
+    """Also where the cluster does not know what a DynaKube is."""
+    fake_cluster.set_objects(snapshots.namespace("shop"), snapshots.node(), snapshots.pod("cart", "shop"))
+    fake_cluster.forget("dynakubes", "opentelemetryinjections")
+    found = json.loads(run("status", "-o", "json", code=1))
+    assert (found["installation"], found["unread"]) == ("not installed", [])
+    assert [problem["check"] for problem in found["problems"]] == ["Installation"]
+    found = json.loads(run("doctor", "-o", "json", code=1))
+    assert [finding["check"] for finding in found["findings"]] == ["Installation"]
+    verdict = json.loads(run("why", "shop/cart", "-o", "json", code=1))["verdict"]
+    assert verdict["reason"] == "NotInstalled"
+    assert "the namespace dynatrace has no Deployment oneagent-webhook" in verdict["sentence"]
 
 
 def test_why_reports_a_missing_pod(run: Any) -> None:
@@ -120,7 +203,7 @@ def test_values_of_secrets_are_never_requested(run: Any, fake_cluster: FakeClust
 
 
 def test_the_users_context_is_handed_to_every_call(run: Any, fake_cluster: FakeCluster) -> None:
-    run("status", "--context=prod", "--kubeconfig=/k", "--as=me", "-n", "elsewhere", code=1)
+    run("status", "--context=prod", "--kubeconfig=/k", "--as=me", "--operator-namespace", "elsewhere", code=1)
     assert fake_cluster.calls
     for call in fake_cluster.calls:
         assert call[:3] == ["--context=prod", "--kubeconfig=/k", "--as=me"]
@@ -136,14 +219,22 @@ def test_a_cluster_that_can_not_be_asked_at_all_is_an_error_of_its_own(
 
 
 def test_a_cluster_of_which_nothing_can_be_read_is_none_that_is_well(run: Any, fake_cluster: FakeCluster) -> None:
-    fake_cluster.forbid("nodes", "csinodes", "pods", "dynakubes", "csidrivers", "daemonsets")
+    fake_cluster.forbid(
+        *("nodes", "csinodes", "pods", "dynakubes", "csidrivers", "daemonsets", "leases", "deployments", "secrets"),
+        *(
+            "namespaces",
+            "mutatingwebhookconfigurations",
+            "validatingwebhookconfigurations",
+            "customresourcedefinitions",
+        ),
+    )
     run("status", code=2)
 
 
-@pytest.mark.parametrize("pod", ["cart", "shop/", "/cart", "a/b/c", "shop/-x", "--x/y", "Shop/cart"])
+@pytest.mark.parametrize("pod", ["shop/", "/cart", "a/b/c", "shop/-x", "--x/y", "Shop/cart"])
 def test_what_is_no_pod_is_refused(pod: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main.make_parser().parse_args(["why", pod])
+        arguments.make_parser().parse_args(["why", pod])
     assert stopped.value.code == 2
 
 
@@ -163,7 +254,7 @@ def test_an_archive_has_logs_objects_and_answers_and_no_token(
     )
     cluster = snapshots.but(pods=(snapshots.pod(DRIVER_POD, component="csi-driver"), restarted))
     config = snapshots.obj("ConfigMap", "trusted", NAMESPACE, data={"certs": TOKEN})
-    fake_cluster.set_objects(*snapshots.objects(cluster), cart(note=TOKEN), config, secret("shop", apiToken=TOKEN))
+    fake_cluster.set_objects(*snapshots.objects(cluster), cart(note=TOKEN), config, *own_secrets())
     fake_cluster.set_exec_output(
         DRIVER_POD,
         snapshots.status_json(problems=[f"refused {TOKEN}"], failures=[{"namespace": "shop", "pod": "cart"}]),
@@ -181,9 +272,13 @@ def test_an_archive_has_logs_objects_and_answers_and_no_token(
     assert len(members["logs/oneagent-webhook-y/server.log"]) == 1024
     assert members["logs/oneagent-webhook-y/server.log"].endswith("the end")
     assert members["logs/oneagent-webhook-y/server.previous.log"] == "what was before"
-    assert json.loads(members["secrets.json"]) == {"shop": ["apiToken"]}
+    assert json.loads(members["secrets.json"])["shop"] == ["apiToken"]
     assert "certs" in members["objects/configmaps.yaml"]
     assert "why/shop/cart.json" in members
+    page = members["report.html"]
+    assert "of 1 nodes ready" in page
+    assert "Certificate" in page
+    assert not re.search(r"(?:src|href|url)\s*[=(]|https?://(?!tenant)", page), "it loads nothing from elsewhere"
     for name, content in members.items():
         assert "ABCDEFGHIJKLMNOP" not in content, name
 
@@ -229,7 +324,7 @@ def test_an_archive_that_can_not_be_written_leaves_nothing_behind(
 def test_json_keeps_the_fields_of_a_newer_driver(run: Any, fake_cluster: FakeCluster, tmp_path: Path) -> None:
     output = snapshots.status_json(new=1, failures=[{"namespace": "shop", "pod": "cart", "new": 2}])
     fake_cluster.set_exec_output(DRIVER_POD, output)
-    (report,) = json.loads(run("status", "-o", "json", code=0))["reports"]
+    (report,) = json.loads(run("status", f"--node={NODE}", "-o", "json", code=0))["reports"]
     assert report["status"] == output
     run("support-archive", f"--file={tmp_path / 'support.tar.gz'}", code=1)
     assert json.loads(archived(tmp_path / "support.tar.gz")[f"nodes/{NODE}/status.json"])["status"] == output
@@ -246,6 +341,6 @@ def test_why_loads_no_rich() -> None:
 
 
 def test_help_loads_neither_a_client_of_kubernetes_nor_grpc_nor_rich() -> None:
-    program = "import sys, oneagent.operator.cli.main as c; c.make_parser(); print(*sys.modules)"
+    program = "import sys, oneagent.operator.cli.main as c; c.arguments.make_parser(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"kubernetes", "grpc", "aiohttp", "rich", "yaml", "msgspec"} & set(loaded.stdout.split())

@@ -37,6 +37,13 @@ def test_a_secret_is_taken_out_wherever_it_stands(form: str, secret: str, before
     assert redaction.HIDDEN in shown
 
 
+@pytest.mark.parametrize("before", ["bearer", "Basic", "password=", "https://"])
+def test_a_private_key_is_taken_out_behind_what_begins_another_secret(before: str) -> None:
+    key = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIB\n-----END EC PRIVATE KEY-----"
+    for between in (" ", ""):
+        assert "MHcCAQEEIB" not in redaction.redact_text(f"{before}{between}{key}")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -11,6 +11,7 @@ from oneagent.common import node_report
 from oneagent.common.injection import skip_reasons
 from oneagent.common.injection.skip_reasons import SkipReason
 from oneagent.common.node_report import PodReport
+from oneagent.common.terminal import Screen
 from oneagent.operator.cli import why
 from oneagent.operator.cli.why import Decision, Event, Evidence, InitContainer, NamespaceOwner, diagnose, text
 
@@ -48,6 +49,10 @@ def on_node(reason: str, sentence: str = "so it is", remedy: str = "do it") -> P
     return node_report.pod_from_json({"verdict": {"reason": reason, "sentence": sentence, "remedy": remedy}})
 
 
+def shown(evidence: Evidence) -> str:
+    return "\n".join(text.render(evidence, diagnose.diagnose(evidence), Screen()))
+
+
 def replaced(evidence: Evidence, **changed: Any) -> Evidence:
     return dataclasses.replace(evidence, **changed)
 
@@ -56,9 +61,41 @@ def replaced(evidence: Evidence, **changed: Any) -> Evidence:
     ("evidence", "reason", "sentence", "remedy"),
     [
         (MONITORED_POD, "Monitored", "pod shop/cart is monitored, on node worker-1", ""),
+        (replaced(MONITORED_POD, is_deleting=True), "Terminating", "is being deleted", "replaces it"),
         (replaced(MONITORED_POD, exists=False, owner=None), "NoPod", "there is no namespace shop", "get pods"),
-        (replaced(MONITORED_POD, exists=False, unread=("Forbidden",)), "NoPod", "can't be read: Forbidden", "account"),
+        (
+            replaced(MONITORED_POD, exists=False, unread=("Forbidden",)),
+            "Unreadable",
+            "can't be read: Forbidden",
+            "account",
+        ),
         (replaced(NOT_INJECTED, decision=OPTED_OUT), "OptedOut", '(dynatrace.com/inject: "false")', "pod template"),
+        (
+            replaced(
+                NOT_INJECTED,
+                decision=Decision(False, "DriverUnavailable", ()),
+                events=(
+                    Event(
+                        "cart-1", "DriverUnavailable", f"pod cart-1 is not injected: {skip_reasons.DRIVER_UNAVAILABLE}"
+                    ),
+                ),
+            ),
+            "DriverUnavailable",
+            "pod shop/cart was not injected: the CSI driver is unavailable",
+            "kubectl oneagent status has the driver's problem; then restart its workload",
+        ),
+        (
+            replaced(NOT_INJECTED, webhook_ready=None, webhook_absent_from="dynatrace"),
+            "NotInstalled",
+            "not installed, or half removed: the namespace dynatrace has no Deployment oneagent-webhook",
+            "kubectl oneagent status",
+        ),
+        (
+            replaced(NOT_INJECTED, owner=NamespaceOwner("", "", (), 0)),
+            "NamespaceNotMonitored",
+            "there is no DynaKube",
+            "create a DynaKube",
+        ),
         (
             replaced(
                 NOT_INJECTED,
@@ -74,12 +111,6 @@ def replaced(evidence: Evidence, **changed: Any) -> Evidence:
             "NotSynced",
             "reached no decision",
             "log of oneagent-webhook",
-        ),
-        (
-            replaced(NOT_INJECTED, owner=NamespaceOwner("", "", (), 0)),
-            "NamespaceNotMonitored",
-            "there is no DynaKube",
-            "namespaceSelector",
         ),
         (
             replaced(NOT_INJECTED, owner=NamespaceOwner("", "", (), 2)),
@@ -175,7 +206,22 @@ def test_each_cause_has_its_diagnosis(evidence: Evidence, reason: str, sentence:
     assert sentence in verdict.sentence
     assert remedy in verdict.remedy
     assert bool(verdict.remedy) is bool(remedy)
-    assert text.render(evidence, verdict).startswith(verdict.sentence[0].upper())
+    assert shown(evidence).startswith(verdict.sentence[0].upper())
+
+
+@pytest.mark.parametrize("before", [NOT_INJECTED, replaced(NOT_INJECTED, decision=OPTED_OUT), BY_INIT_CONTAINER])
+def test_a_pod_whose_processes_have_the_library_is_monitored_however_it_got_it(before: Evidence) -> None:
+    found = replaced(before, on_node=on_node("Monitored", "pod shop/cart is monitored"))
+    assert diagnose.diagnose(found).reason == "Monitored"
+    found = replaced(before, on_node=on_node("NoVolume"))
+    assert diagnose.diagnose(found).reason == diagnose.diagnose(before).reason
+
+
+def test_a_library_that_does_nothing_is_no_agent() -> None:
+    """An init container that could not install leaves such a library, for `LD_PRELOAD` to find."""
+    failed = InitContainer("done", "", "no room", "")
+    found = replaced(BY_INIT_CONTAINER, init=failed, on_node=on_node("Monitored"))
+    assert diagnose.diagnose(found).reason == "InstallFailed"
 
 
 @pytest.mark.parametrize(
@@ -195,9 +241,9 @@ def test_only_a_pod_with_its_agent_is_as_intended() -> None:
 
 def test_control_characters_of_a_pod_do_not_reach_the_terminal() -> None:
     evidence = replaced(BY_INIT_CONTAINER, init=InitContainer("done", "", "a\x1b[2Jb\x07", "c\x1b]0;d"))
-    shown = text.render(evidence, diagnose.diagnose(evidence))
-    assert "a?[2Jb?" in shown
-    assert shown.replace("\n", "").isprintable()
+    found = shown(evidence)
+    assert "a?[2Jb?" in found
+    assert found.replace("\n", "").isprintable()
 
 
 def test_the_text_has_the_evidence() -> None:
@@ -206,7 +252,7 @@ def test_the_text_has_the_evidence() -> None:
         decision=Decision(True, "", ('oneagent.dynatrace.com/install-path: "/x"',)),
         unread=("events: Forbidden",),
     )
-    shown = text.render(evidence, diagnose.diagnose(evidence))
+    found = shown(evidence)
     for part in (
         "on node worker-1",
         "install-path",
@@ -214,4 +260,4 @@ def test_the_text_has_the_evidence() -> None:
         "7 java: library loaded",
         "events: Forbidden",
     ):
-        assert part in shown
+        assert part in found

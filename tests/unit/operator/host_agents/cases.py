@@ -37,7 +37,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
+    found: dict[str, Any] = yaml.load((_FOLDER / f"{name}.yaml").read_text(), yaml.CSafeLoader)
     return found
 
 

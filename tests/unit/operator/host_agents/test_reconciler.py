@@ -153,6 +153,14 @@ def test_secrets_are_written_again_after_an_hour(harness: Harness) -> None:
     assert harness.written == [f"apply Secret {NAME}", "apply Secret prod-pull-secret"]
 
 
+def test_everything_is_applied_again_after_a_restore_of_the_cluster(harness: Harness) -> None:
+    harness.reconcile(HOSTS)
+    harness.daemon_set["metadata"]["generation"] -= 1
+    harness.agents.forget_applied()
+    harness.reconcile(HOSTS)
+    assert {f"apply DaemonSet {NAME}", f"apply Secret {NAME}"} <= set(harness.server.requests)
+
+
 def test_new_endpoints_reach_the_secret_and_not_the_daemon_set(harness: Harness) -> None:
     harness.reconcile(HOSTS)
     harness.tenant_state = dataclasses.replace(harness.tenant_state, endpoints=("https://other.example",))

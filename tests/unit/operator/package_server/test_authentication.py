@@ -32,7 +32,7 @@ class TestACaller:
         for _ in range(5):
             assert client.get(URL).status_code == 200
         assert len(serving.reviews.tokens) == 1
-        serving.now = lambda: time.time() + authentication.ACCEPTED_SECONDS + 1
+        serving.elapsed = lambda: time.monotonic() + authentication.ACCEPTED_SECONDS + 1
         assert client.get(URL).status_code == 200
         assert len(serving.reviews.tokens) == 2
 
@@ -49,9 +49,18 @@ class TestACaller:
     ) -> None:
         assert client.get(URL).status_code == 200
         serving.reviews.deleted.add(fakes.ACCOUNT)
-        serving.now = lambda: time.time() + authentication.ACCEPTED_SECONDS + 1
+        serving.elapsed = lambda: time.monotonic() + authentication.ACCEPTED_SECONDS + 1
         answer = client.get(URL)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+
+    def test_is_asked_about_again_although_the_wall_clock_was_set_back(
+        self, client: httpx.Client, serving: fakes.RunningPackageServer
+    ) -> None:
+        assert client.get(URL).status_code == 200
+        serving.reviews.deleted.add(fakes.ACCOUNT)
+        serving.now = lambda: time.time() - 3600
+        serving.elapsed = lambda: time.monotonic() + authentication.ACCEPTED_SECONDS + 1
+        assert client.get(URL).status_code == 401
 
     def test_is_let_in_soon_after_a_refusal_that_no_longer_holds(
         self, client: httpx.Client, serving: fakes.RunningPackageServer
@@ -60,7 +69,7 @@ class TestACaller:
         assert client.get(URL).status_code == 401
         serving.reviews.deleted.clear()
         assert client.get(URL).status_code == 401
-        serving.now = lambda: time.time() + authentication.REFUSED_SECONDS + 1
+        serving.elapsed = lambda: time.monotonic() + authentication.REFUSED_SECONDS + 1
         assert client.get(URL).status_code == 200
 
     def test_hears_503_while_the_api_server_is_away_and_nothing_of_its_error(

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from oneagent.common import dynakube
-from oneagent.common.agent_config.ruxitagentproc import Property
+from oneagent.common.agents.oneagent.ruxitagentproc import Property
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.identifiers import DynaKubeName, TenantId
 from oneagent.common.injection import secret
@@ -51,7 +51,7 @@ class Harness:
         client = cast("api.Api", self.server)
 
         async def leave(namespace: str) -> None:
-            await self.concern.remove_secret(client, namespace)
+            await self.concern.secrets.remove_secret(client, namespace)
 
         self.mapper = NamespaceMapper(client, self.observed, lambda _name: None, leave)
         self.concern = injection_secret.InjectionSecrets(self.mapper, package_url, AUTHORITY)
@@ -74,6 +74,7 @@ class Harness:
             tenant=TenantId("abc12345"),
             tenant_token="dt0a01.agents",
             endpoints=("https://ag.example",),
+            complete=True,
             properties=(Property("general", "key", "a value"),),
         )
 
@@ -155,6 +156,17 @@ def test_another_authority_is_published_once_and_with_the_one_before(
     harness.reconcile()
     assert harness.server.writes == 4
     assert harness.injection("bank").package_ca == (new.certificate.pem + old.certificate.pem).decode()
+
+
+def test_secrets_that_a_restore_of_the_cluster_lost_are_written_again(
+    harness: Harness, authorities: list[x509.Pair]
+) -> None:
+    harness.publish(authorities[0])
+    harness.reconcile()
+    del harness.server.objects["shop", "oneagent-injection"]
+    harness.concern.secrets.forget_written()
+    harness.reconcile()
+    assert harness.injection("shop") == harness.injection("bank")
 
 
 def test_before_there_is_an_authority_nothing_is_written(harness: Harness) -> None:

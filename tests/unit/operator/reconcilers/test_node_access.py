@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from oneagent.common import dynakube
+from oneagent.common.dynakube.network_defaults import NetworkDefaults
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes.errors import ConflictError, ForbiddenError, UnavailableError
 from oneagent.common.tenant.poll import TenantState
@@ -58,11 +59,20 @@ class Harness:
 
     @property
     def readable(self) -> dict[str, list[str]]:
-        """What nodes may read, by resource."""
+        """The names that nodes may read, by resource, without the answers of tenants."""
         for rule in self.rules:
             assert rule["resourceNames"], "a rule without names is for all"
             assert (rule["apiGroups"], rule["verbs"]) == ([""], ["get"])
-        return {rule["resources"][0]: rule["resourceNames"] for rule in self.rules}
+        return {
+            rule["resources"][0]: [name for name in rule["resourceNames"] if not name.endswith(".tenant-config")]
+            for rule in self.rules
+        }
+
+    @property
+    def answers(self) -> list[str]:
+        """The DynaKubes whose tenant's answers nodes may read."""
+        names = [name for rule in self.rules for name in rule["resourceNames"]]
+        return [name.removesuffix(".tenant-config") for name in names if name.endswith(".tenant-config")]
 
     @property
     def writes(self) -> int:
@@ -85,6 +95,25 @@ def test_the_role_has_exactly_what_dynakubes_name(cluster: Harness) -> None:
     assert (result.status, result.reason) == ("True", node_access.GRANTED)
     cluster.grant("bank", tokens="vault", proxy={"valueFrom": "proxy"}, annotations={"code-modules-image-key": "keys"})
     assert cluster.readable == {"secrets": ["keys", "proxy", "pull", "shop", "vault"], "configmaps": ["authorities"]}
+
+
+def test_nodes_read_the_answers_of_the_tenants_of_dynakubes_with_views(cluster: Harness) -> None:
+    cluster.grant("shop")
+    cluster.grant("bank", mode="hostMonitoring")
+    assert cluster.answers == ["shop"]
+
+
+def test_nodes_read_the_proxy_and_authorities_of_dynakubes_that_name_none(cluster: Harness) -> None:
+    defaults = NetworkDefaults(proxy_secret="company-proxy", trusted_cas="company")
+    cluster.access = node_access.NodeAccess(cast("api.Api", cluster.server), NAMESPACE, cluster.cache, defaults)
+    cluster.put("shop")
+    cluster.put("cart", proxy={"valueFrom": "own"}, trustedCAs="own")
+    # After a restart the operator reads all of them, before any is reconciled.
+    cluster.resync()
+    assert cluster.readable == {
+        "secrets": ["cart", "company-proxy", "own", "shop"],
+        "configmaps": ["company", "own"],
+    }
 
 
 def test_a_change_is_written_at_once_and_nothing_is_written_twice(cluster: Harness) -> None:
@@ -208,15 +237,14 @@ def test_a_failed_write_is_repeated(cluster: Harness) -> None:
 
 
 def test_the_number_of_names_is_bounded_and_older_dynakubes_keep_theirs(cluster: Harness) -> None:
-    for number in range(node_access.MAX_NAMES):
+    for number in range(node_access.MAX_NAMES // 2):
         cluster.put(f"old-{number}", age=1)
     result = cluster.grant("new")
     assert result is not None
     assert (result.status, result.reason) == ("False", node_access.FULL)
     assert f"{node_access.MAX_NAMES} names" in result.message
-    assert len(cluster.readable["secrets"]) == node_access.MAX_NAMES
+    assert len(cluster.readable["secrets"]) + len(cluster.answers) == node_access.MAX_NAMES
     assert "new" not in cluster.readable["secrets"]
-    result = cluster.grant("sharing", tokens="old-7")
-    assert result is not None and result.status == "True"
     cluster.delete("old-0")
     assert "new" in cluster.readable["secrets"]
+    assert "new" in cluster.answers

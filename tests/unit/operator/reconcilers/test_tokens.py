@@ -10,7 +10,7 @@ from oneagent.common.tenant.inputs import Inputs
 from oneagent.common.tenant.poll import TenantState
 from oneagent.operator.reconcilers import tokens
 from tests.fakes.provisioner import manifest
-from tests.fakes.tenant import Tenant
+from tests.fakes.tenant import Fault, Tenant
 
 
 def message(tokens_of_secret: dict[str, str], tenant: Tenant, *, scopes: bool) -> str:
@@ -32,3 +32,11 @@ def test_a_token_for_downloads_alone_is_told_to_be_deprecated(scopes: bool) -> N
             "; paasToken, which is used, is deprecated: give apiToken the scope InstallerDownload and remove paasToken"
         )
         assert "paasToken" not in message({"apiToken": tenant.token}, tenant, scopes=scopes)
+
+
+def test_scopes_that_cannot_be_looked_up_are_told_with_the_reason() -> None:
+    with Tenant() as tenant:
+        tenant.plan("scopes", Fault(status=500))
+        told = message({"apiToken": tenant.token}, tenant, scopes=True)
+    assert told.startswith("the tenant accepts the token; the token's scopes are not known: http://")
+    assert "/tokens/lookup: answered 500" in told.lower() or "/apitokens/lookup: answered 500" in told.lower()

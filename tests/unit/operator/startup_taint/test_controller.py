@@ -78,7 +78,6 @@ class World:
         assert taint is not None
         self.controller = StartupTaintController(
             self.objects,
-            "dynatrace",
             self.observed,
             taint,
             self._record_event,
@@ -93,9 +92,9 @@ class World:
 
     def pod(self, node: str, **status: str) -> None:
         ports = [{"name": "prov-metrics", "containerPort": self.driver.port}]
-        metadata = {"name": f"driver-{node}", "namespace": "dynatrace", "labels": LABELS}
         spec = {"nodeName": node, "containers": [{"name": "server"}, {"name": "provisioner", "ports": ports}]}
-        self.objects.put("Pod", {"metadata": metadata, "spec": spec, "status": status or {"podIP": "127.0.0.1"}})
+        pod = {"metadata": {}, "spec": spec, "status": status or {"podIP": "127.0.0.1"}}
+        self.observed.driver_pods[f"driver-{node}"] = pod
 
     def registered(self, node: str, *drivers: str) -> None:
         listed = [{"name": name, "nodeID": node} for name in drivers or (DRIVER_NAME,)]
@@ -256,7 +255,7 @@ class TestPodsMayCome:
 
 class TestANodeWithoutTheDriver:
     def test_is_held_no_longer_than_a_daemon_set_may_take_for_its_pod(self, world: World) -> None:
-        world.objects.remove("Pod", "driver-node", "dynatrace")
+        del world.observed.driver_pods["driver-node"]
         world.reconcile()
         world.reconcile(after=TIMEOUT - 1)
         assert world.is_held()
@@ -266,7 +265,7 @@ class TestANodeWithoutTheDriver:
 
     def test_is_no_node_whose_pod_has_no_place_yet(self, world: World) -> None:
         world.pod("node", phase="Pending")
-        pod = world.objects.stored["Pod", "dynatrace", "driver-node"]
+        pod = world.observed.driver_pods["driver-node"]
         del pod["spec"]["nodeName"]
         field = {"key": "metadata.name", "operator": "In", "values": ["node"]}
         required = {"nodeSelectorTerms": [{"matchFields": [field]}]}
@@ -276,13 +275,13 @@ class TestANodeWithoutTheDriver:
         assert world.is_held()
 
     def test_is_no_node_whose_pod_was_gone_for_a_moment(self, world: World) -> None:
-        pod = copy.deepcopy(world.objects.stored["Pod", "dynatrace", "driver-node"])
+        pod = copy.deepcopy(world.observed.driver_pods["driver-node"])
         world.reconcile()
         world.reconcile(after=TIMEOUT)
-        world.objects.remove("Pod", "driver-node", "dynatrace")
+        del world.observed.driver_pods["driver-node"]
         world.reconcile(after=5)
         assert world.is_held()
-        world.objects.put("Pod", pod)
+        world.observed.driver_pods["driver-node"] = pod
         world.reconcile(after=TIMEOUT)
         assert world.is_held()
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from oneagent.common.injection import contract, inert_library
+from oneagent.common.agents import oneagent
+from oneagent.common.injection import inert_library
 from oneagent.sidecars.init_container import settings
 from oneagent.sidecars.init_container.settings import InitContainerSettings, Places
 
@@ -61,7 +62,7 @@ class Pod:
 
     @property
     def library(self) -> Path:
-        return self.bin / contract.PRELOAD_LIBRARY
+        return self.bin / oneagent.PRELOAD_LIBRARY
 
     def place_inert_library(self) -> None:
         self.library.parent.mkdir(parents=True)
@@ -86,7 +87,7 @@ class Pod:
     def view(self, *, library: bool = True) -> None:
         """What the CSI driver mounts."""
         files = {"agent/conf/ruxitagentproc.conf": "[general]\n"}
-        for name, text in (files | ({contract.PRELOAD_LIBRARY: "\x7fELF"} if library else {})).items():
+        for name, text in (files | ({oneagent.PRELOAD_LIBRARY: "\x7fELF"} if library else {})).items():
             path = self.bin / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import random
@@ -15,18 +16,20 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
+import trustme
 
 from oneagent.common import package_client
 from oneagent.common.injection import secret
 from oneagent.sidecars.init_container import DownloadError, installer
 from tests.fakes import package_server as fakes
-from tests.fakes import packages, ports
+from tests.fakes import packages, ports, tls_port
 from tests.fakes import tenant as double
 from tests.unit.sidecars.init_container.pod_environment import Pod, variables, wanted
 
 VERSION = packages.VERSION
 LARGE = "1.301.0.20240101-000000"
 NO_AGENT = "1.302.0.20240101-000000"
+A_DAY = datetime.timedelta(days=1)
 FILLER, LARGE_FILLER = 1 << 20, 24 << 20
 
 
@@ -246,9 +249,19 @@ class TestTrouble:
     def test_an_endpoint_with_another_authority_is_not_believed(self, world: World) -> None:
         world.tell(package_ca="")
         with pytest.raises(
-            DownloadError, match=r"its certificate is not trusted.*delete the Secret oneagent-injection"
-        ):
+            DownloadError, match=r"its certificate is not trusted.*: delete the Secret oneagent-injection"
+        ) as found:
             world.install()
+        assert "trustedCAs" not in str(found.value)
+
+    def test_a_certificate_that_is_over_is_helped_by_another_one_or_the_clock(self, world: World) -> None:
+        authority, now = trustme.CA(), datetime.datetime.now(datetime.UTC)
+        over = authority.issue_cert("127.0.0.1", not_before=now - 2 * A_DAY, not_after=now - A_DAY)
+        with tls_port.serving(over) as port:
+            world.tell(package_ca=authority.cert_pem.bytes().decode(), package_url=f"https://127.0.0.1:{port}")
+            with pytest.raises(DownloadError, match=r"renew it, or correct this node's clock") as found:
+                world.install()
+        assert "delete the Secret" not in str(found.value)
 
     def test_an_authority_that_is_none_is_named(self, world: World) -> None:
         world.tell(package_ca="-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.common.injection.contract import Variable
+from oneagent.common.agents.oneagent import pod_files
+from oneagent.common.agents.oneagent.init_variables import Variable
 from oneagent.sidecars.init_container import (
     InstallError,
     NoAgentError,
@@ -63,8 +64,8 @@ class TestFiles:
 
     def test_resource_attributes_come_before_what_the_pod_is(self) -> None:
         attributes = {"my.team": "platform", "example.com/zone": "a", "k8s.cluster.uid": "mine", "empty": ""}
-        known = container_files.enrichment(wanted("provisioned", RESOURCE_ATTRIBUTES=json.dumps(attributes)))
-        plain = container_files.enrichment(wanted("provisioned"))
+        known = pod_files.metadata(wanted("provisioned", RESOURCE_ATTRIBUTES=json.dumps(attributes)).files)
+        plain = pod_files.metadata(wanted("provisioned").files)
         assert known == {**plain, "my.team": "platform", "example.com/zone": "a", "k8s.cluster.uid": "mine"}
 
     @pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": 1}', "[" * 2000])
@@ -76,26 +77,26 @@ class TestFiles:
     def test_no_value_can_say_more_than_its_own_line(self, value: str) -> None:
         attributes = json.dumps({value: value})
         given_ = wanted("provisioned", DT_WORKLOAD_NAME=value, K8S_NODE_NAME=value, RESOURCE_ATTRIBUTES=attributes)
-        files = container_files.files(given_)
-        known = container_files.enrichment(given_)
+        files = dict(given_.files.render())
+        known = pod_files.metadata(given_.files)
         assert len(files["enrichment/dt_metadata.properties"].splitlines()) == len(known)
         assert json.loads(files["enrichment/dt_metadata.json"]) == known
         assert files["container_app.conf"].count("\n") <= 11
 
     def test_what_is_not_asked_for_is_not_written(self) -> None:
-        assert set(container_files.files(wanted("provisioned", DATA_INGEST_INJECTED="false"))) == {
+        assert set(dict(wanted("provisioned", DATA_INGEST_INJECTED="false").files.render())) == {
             "container_app.conf",
             "container_proxy.conf",
         }
         only_metadata = variables("", ONEAGENT_INJECTED="false")
-        assert set(container_files.files(settings.read(only_metadata))) == {
+        assert set(dict(settings.read(only_metadata).files.render())) == {
             "enrichment/dt_metadata.json",
             "enrichment/dt_metadata.properties",
         }
 
     @pytest.mark.parametrize(("milliseconds", "there"), [("6000", True), ("0", False), ("-1", False), ("", False)])
     def test_a_retry_of_the_first_connection_has_a_file(self, milliseconds: str, there: bool) -> None:
-        files = container_files.files(wanted("provisioned", INITIAL_CONNECT_RETRY_MS=milliseconds))
+        files = dict(wanted("provisioned", INITIAL_CONNECT_RETRY_MS=milliseconds).files.render())
         assert files.get("curl_options.conf") == ("initialConnectRetryMs 6000\n" if there else None)
 
     def test_every_user_may_read_and_no_umask_changes_that(self, pod: Pod) -> None:

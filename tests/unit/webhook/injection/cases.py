@@ -48,8 +48,9 @@ POD: Final[Manifest] = {
     "metadata": {"generateName": "web-5d4f8c7b9d-", "annotations": {"team": "shop"}},
     "spec": {"containers": [{"name": "web", "image": "nginx:1"}]},
 }
-ORDINARY: Final[list[Manifest]] = yaml.safe_load((Path(__file__).parent / "ordinary.yaml").read_text())
+ORDINARY: Final[list[Manifest]] = yaml.load((Path(__file__).parent / "ordinary.yaml").read_text(), yaml.CSafeLoader)
 """The whole patch of an ordinary pod. Cases tell what is different from it."""
+WITHOUT_CSI: Final[list[Manifest]] = yaml.safe_load((Path(__file__).parent / "ordinary-without-csi.yaml").read_text())
 
 
 def facts(changes: Manifest) -> PodContext:
@@ -77,12 +78,13 @@ def merged(base: Any, changes: Any) -> Any:
     return found
 
 
-def said(outcome: InjectionResult) -> Manifest:
+def said(outcome: InjectionResult, *, csi: bool = True) -> Manifest:
     """An outcome as a case writes it: without what is empty, and without what every ordinary pod gets."""
+    usual = ORDINARY if csi else WITHOUT_CSI
     found: Manifest = {"injected": outcome.injected, "reason": outcome.reason}
-    found["patch"] = [_brief(operation) for operation in outcome.patch if operation not in ORDINARY]
+    found["patch"] = [_brief(operation) for operation in outcome.patch if operation not in usual]
     changed = {operation["path"] for operation in outcome.patch}
-    ordinary = [operation["path"] for operation in ORDINARY]
+    ordinary = [operation["path"] for operation in usual]
     found["without"] = [path for path in ordinary if path not in changed] if outcome.injected else []
     found["warnings"] = list(outcome.warnings)
     found["events"] = [f"{notice.kind} {notice.reason}" for notice in outcome.notices]
@@ -91,7 +93,7 @@ def said(outcome: InjectionResult) -> Manifest:
 
 def _brief(operation: Object) -> Object:
     """Of a new init container only what is not as in the ordinary one."""
-    usual = ORDINARY[-1]["value"][0]
+    usual = WITHOUT_CSI[-1]["value"][0]
     value = operation.get("value")
     container = value[0] if isinstance(value, list) else value
     if not isinstance(container, dict) or container.get("name") != usual["name"]:
@@ -105,7 +107,7 @@ def _brief(operation: Object) -> Object:
 
 
 def load(path: Path) -> Manifest:
-    case: Manifest = yaml.safe_load(path.read_text())
+    case: Manifest = yaml.load(path.read_text(), yaml.CSafeLoader)
     return case
 
 

@@ -12,16 +12,18 @@ from oneagent.webhook import injection
 from tests.unit.webhook.injection import cases
 
 
-def test_an_ordinary_pod_gets_an_agent() -> None:
-    outcome = injection.inject(*cases.arguments({}), cases.SETTINGS)
+@pytest.mark.parametrize("csi", [True, False])
+def test_an_ordinary_pod_gets_an_agent(csi: bool) -> None:
+    outcome = injection.inject(*cases.arguments({"facts": {"csi": csi}}), cases.SETTINGS)
     assert outcome.injected
-    assert list(outcome.patch) == cases.ORDINARY
+    assert list(outcome.patch) == (cases.ORDINARY if csi else cases.WITHOUT_CSI)
 
 
 @pytest.mark.parametrize("path", cases.CASES, ids=lambda path: path.stem)
 def test_a_pod_gets_what_its_case_says(path: Path) -> None:
     case = cases.load(path)
-    assert cases.said(injection.inject(*cases.arguments(case), cases.SETTINGS)) == case["outcome"]
+    pod, facts = cases.arguments(case)
+    assert cases.said(injection.inject(pod, facts, cases.SETTINGS), csi=facts.csi) == case["outcome"]
 
 
 @pytest.mark.parametrize("path", cases.CASES, ids=lambda path: path.stem)

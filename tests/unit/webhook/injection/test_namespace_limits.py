@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -35,34 +36,34 @@ def both(cpu: str, memory: str, **disk: str) -> Manifest:
     return {"requests": {"cpu": cpu, "memory": memory, **disk}, "limits": {"cpu": cpu, "memory": memory, **disk}}
 
 
-def test_a_small_maximum_is_kept_with_csi() -> None:
+def test_a_small_maximum_is_kept_without_the_agent() -> None:
     small = both("50m", "32Mi")
     assert given_to_ours(answer(small, rules=(limit_range(max=small["limits"]),))) == small
 
 
-def test_a_small_maximum_is_kept_without_csi() -> None:
+def test_a_small_maximum_is_kept_with_the_agent() -> None:
     small = both("200m", "128Mi")
-    assert given_to_ours(answer(small, csi=False, rules=(limit_range(max=small["limits"]),))) == small
+    assert given_to_ours(answer(small, agent=True, rules=(limit_range(max=small["limits"]),))) == small
 
 
-@pytest.mark.parametrize("csi", [True, False])
+@pytest.mark.parametrize("agent", [True, False])
 @pytest.mark.parametrize("ratio", ["1", "2", "4"])
-def test_a_ratio_is_kept(csi: bool, ratio: str) -> None:
+def test_a_ratio_is_kept(agent: bool, ratio: str) -> None:
     resources = {"requests": {"cpu": "50m", "memory": "100Mi"}, "limits": {"cpu": "100m", "memory": "100Mi"}}
     rules = (limit_range(maxLimitRequestRatio={"cpu": ratio, "memory": ratio}),)
-    assert given_to_ours(answer(resources, csi=csi, rules=rules)) == resources
+    assert given_to_ours(answer(resources, agent=agent, rules=rules)) == resources
 
 
 def test_a_maximum_of_the_disk_is_kept_and_an_agent_has_room_in_it() -> None:
     ten = both("1", "1Gi", **{"ephemeral-storage": "10Gi"})
     rules = (limit_range(max={"ephemeral-storage": "10Gi"}),)
-    assert given_to_ours(answer(ten, csi=False, rules=rules)) == ten
+    assert given_to_ours(answer(ten, agent=True, rules=rules)) == ten
 
 
 def test_a_maximum_of_the_disk_without_room_for_an_agent_is_a_reason_to_leave_the_pod_alone() -> None:
     one = both("1", "1Gi", **{"ephemeral-storage": "1Gi"})
     rules = (limit_range(max={"ephemeral-storage": "1Gi"}),)
-    outcome = answer(one, csi=False, rules=rules)
+    outcome = answer(one, agent=True, rules=rules)
     assert (outcome.injected, outcome.reason) == (False, "LimitsTooLow")
     assert "ephemeral-storage" in outcome.warnings[0]
     assert given_to_ours(answer(one, rules=rules)) == one
@@ -79,10 +80,10 @@ REFUSING = {
 }
 
 
-@pytest.mark.parametrize("csi", [True, False])
+@pytest.mark.parametrize("agent", [True, False])
 @pytest.mark.parametrize("which", REFUSING)
-def test_a_pod_whose_namespace_admits_nothing_that_is_enough_starts_without_its_agent(which: str, csi: bool) -> None:
-    outcome = answer(TINY, csi=csi, rules=(REFUSING[which],))
+def test_a_pod_whose_namespace_admits_nothing_that_is_enough_starts_without_its_agent(which: str, agent: bool) -> None:
+    outcome = answer(TINY, agent=agent, rules=(REFUSING[which],))
     assert (outcome.injected, outcome.reason) == (False, "LimitsTooLow")
     (notice,) = outcome.notices
     assert (notice.reason, notice.message) == ("LimitsTooLow", outcome.warnings[0])
@@ -93,12 +94,12 @@ def test_a_rule_about_something_else_changes_nothing() -> None:
     assert given_to_ours(answer(TINY, rules=others)) == given_to_ours(answer(TINY))
 
 
-@pytest.mark.parametrize("csi", [True, False])
-def test_while_the_rules_are_not_known_ours_has_what_a_container_has_or_the_pod_is_left_alone(csi: bool) -> None:
+@pytest.mark.parametrize("agent", [True, False])
+def test_while_the_rules_are_not_known_ours_has_what_a_container_has_or_the_pod_is_left_alone(agent: bool) -> None:
     small = both("200m", "128Mi")
-    assert given_to_ours(answer(small, csi=csi, rules=None)) == small
-    assert given_to_ours(answer(None, csi=csi, rules=None)) == {}
-    assert answer(TINY, csi=csi, rules=None).reason == "LimitsTooLow"
+    assert given_to_ours(answer(small, agent=agent, rules=None)) == small
+    assert given_to_ours(answer(None, agent=agent, rules=None)) == {}
+    assert answer(TINY, agent=agent, rules=None).reason == "LimitsTooLow"
 
 
 CHOSEN: Manifest = {"requests": {"cpu": "30m", "memory": "30Mi"}, "limits": {"cpu": "500m", "memory": "200Mi"}}
@@ -108,7 +109,7 @@ USUAL: Manifest = {"requests": {"cpu": "100m", "memory": "50Mi"}, "limits": {"cp
 def test_a_pod_with_defaults_of_a_limit_range_that_is_not_known_yet_gets_no_more_than_it_has() -> None:
     annotated = {"metadata": {"annotations": {"kubernetes.io/limit-ranger": "LimitRanger plugin set: cpu"}}}
     containers = [{"name": "web", "image": "nginx:1", "resources": TINY}]
-    pod, facts = cases.arguments({"pod": {**annotated, "spec": {"containers": containers}}})
+    pod, facts = cases.arguments({"pod": {**annotated, "spec": {"containers": containers}}, "facts": {"csi": False}})
     assert injection.inject(pod, facts, cases.SETTINGS).reason == "LimitsTooLow"
 
 
@@ -164,3 +165,15 @@ def test_amounts_are_those_of_the_api_server() -> None:
         ("requests", "cpu"): quantities.parse("0.5"),
         ("requests", "memory"): GIB,
     }
+
+
+@pytest.mark.parametrize("which", REFUSING)
+def test_with_csi_no_rule_matters(which: str) -> None:
+    """Nothing is added that would use anything."""
+    containers = [{"name": "web", "image": "nginx:1", "resources": TINY}]
+    pod, facts = cases.arguments({"pod": {"spec": {"containers": containers}}})
+    outcome = injection.inject(pod, dataclasses.replace(facts, limits=(REFUSING[which],)), cases.SETTINGS)
+    after = cases.patched(pod, outcome.patch)
+    assert (outcome.injected, outcome.warnings) == (True, ())
+    assert "initContainers" not in after["spec"]
+    assert after["spec"]["containers"][0]["resources"] == TINY

@@ -1,4 +1,4 @@
-"""What the init container may use: nothing that a namespace's rules, or the pod's class of service, would forbid."""
+"""Resources of the init container in pods without CSI: nothing that the namespace or the pod's class would forbid."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ MEMORY = ["64Mi", "100M", "128Mi", "1Gi", "3G"]
 
 
 def answer(
-    *resources: Manifest | None, csi: bool = True, chosen: Manifest | None = None, rules: Any = ()
+    *resources: Manifest | None, agent: bool = False, chosen: Manifest | None = None, rules: Any = ()
 ) -> InjectionResult:
-    """For a pod with containers of these resources."""
+    """For a pod with containers of these resources, with the agent or with metadata alone, without CSI."""
     containers = [
         {"name": f"web-{number}", "image": "nginx:1", **({"resources": given} if given else {})}
         for number, given in enumerate(resources)
     ]
-    dynakube = {"spec": {"oneAgent": {"applicationMonitoring": {"initResources": chosen}}}}
+    monitoring = {"applicationMonitoring": {"initResources": chosen}}
+    dynakube = {"spec": {"oneAgent": monitoring, "metadataEnrichment": {"enabled": True}}}
+    annotations = {} if agent else {"oneagent.dynatrace.com/inject": "false"}
     pod, facts = cases.arguments(
-        {"pod": {"spec": {"containers": containers}}, "facts": {"csi": csi}, "dynakube": dynakube}
+        {
+            "pod": {"metadata": {"annotations": annotations}, "spec": {"containers": containers}},
+            "facts": {"csi": False},
+            "dynakube": dynakube,
+        }
     )
     return injection.inject(pod, dataclasses.replace(facts, limits=rules), cases.SETTINGS)
 
@@ -71,26 +77,26 @@ def test_a_limit_range_that_lets_the_application_in_lets_ours_in(resources: Mani
 
 @settings(max_examples=50, deadline=None)
 @given(limited(), st.booleans())
-def test_a_pod_needs_no_more_than_before(resources: Manifest, csi: bool) -> None:
+def test_a_pod_needs_no_more_than_before(resources: Manifest, agent: bool) -> None:
     """Init containers end before the others start, so the scheduler and quotas count the greater of the two."""
     other = {"requests": {"cpu": "1", "memory": "64Mi"}}
-    ours = given_to_ours(answer(resources, other, csi=csi))
+    ours = given_to_ours(answer(resources, other, agent=agent))
     for kind in ("cpu", "memory"):
         total = sum(amount(given["requests"][kind]) for given in (resources, other))
         assert amount(ours["requests"][kind]) <= total
 
 
-@pytest.mark.parametrize("csi", [True, False])
-def test_a_pod_without_resources_has_none_afterwards(csi: bool) -> None:
-    assert given_to_ours(answer(None, None, csi=csi)) == {}
-    assert given_to_ours(answer(None, {"requests": {"cpu": "1"}}, csi=csi)) == {}
+@pytest.mark.parametrize("agent", [True, False])
+def test_a_pod_without_resources_has_none_afterwards(agent: bool) -> None:
+    assert given_to_ours(answer(None, None, agent=agent)) == {}
+    assert given_to_ours(answer(None, {"requests": {"cpu": "1"}}, agent=agent)) == {}
 
 
-@pytest.mark.parametrize("csi", [True, False])
+@pytest.mark.parametrize("agent", [True, False])
 @pytest.mark.parametrize("chosen", [None, {"requests": {"cpu": "10m"}, "limits": {"memory": "1Gi"}}])
-def test_a_guaranteed_pod_stays_guaranteed(csi: bool, chosen: Manifest | None) -> None:
+def test_a_guaranteed_pod_stays_guaranteed(agent: bool, chosen: Manifest | None) -> None:
     both = {"cpu": "10m", "memory": "20Mi"}
-    ours = given_to_ours(answer({"requests": both, "limits": both}, {"limits": both}, csi=csi, chosen=chosen))
+    ours = given_to_ours(answer({"requests": both, "limits": both}, {"limits": both}, agent=agent, chosen=chosen))
     assert ours["requests"] == ours["limits"]
 
 
@@ -118,12 +124,12 @@ def test_an_agent_of_the_pod_s_own_has_room_on_the_disk_where_that_is_limited() 
     """Kubelet evicts a pod whose folders take more than its containers may together; ours counts if it is greater."""
     disk = {"ephemeral-storage": "1Gi"}
     resources = {"requests": disk, "limits": disk}
-    assert given_to_ours(answer(None, csi=False)) == {}
-    assert given_to_ours(answer(resources, resources, csi=True))["limits"]["ephemeral-storage"] == "1Gi"
-    ours = given_to_ours(answer(resources, resources, csi=False))
+    assert given_to_ours(answer(None, agent=True)) == {}
+    assert given_to_ours(answer(resources, resources, agent=False))["limits"]["ephemeral-storage"] == "1Gi"
+    ours = given_to_ours(answer(resources, resources, agent=True))
     assert ours["requests"]["ephemeral-storage"] == "1Gi"
     assert amount(ours["limits"]["ephemeral-storage"]) == 4 * 1024**3
-    ours = given_to_ours(answer(None, resources, csi=False))
+    ours = given_to_ours(answer(None, resources, agent=True))
     assert amount(ours["requests"]["ephemeral-storage"]) == 0
     assert amount(ours["limits"]["ephemeral-storage"]) == 3 * 1024**3
 

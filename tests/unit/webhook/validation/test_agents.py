@@ -28,6 +28,12 @@ def test_there_is_one_mode_at_most(version: str, spec: Manifest, on: bool) -> No
     assert found == () if not on else only(found).startswith(SEVERAL)
 
 
+@pytest.mark.parametrize(("length", "accepted"), [(48, True), (49, False)])
+def test_a_name_leaves_room_for_the_names_of_pods(length: int, accepted: bool) -> None:
+    found = errors(kube(name="s" * length))
+    assert found == () if accepted else "has 49 characters, too many" in only(found)
+
+
 @pytest.mark.parametrize("name", MODES)
 @pytest.mark.parametrize(
     ("version", "complete"),

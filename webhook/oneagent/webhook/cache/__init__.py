@@ -25,6 +25,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Gauge
 
 from oneagent.common import backoff, dynakube, identifiers, logs, typed_json
+from oneagent.common.agents import objects, opentelemetry
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.api.versions import NEWEST
 from oneagent.common.injection import contract
@@ -44,8 +45,10 @@ _CSI_DRIVERS: Final = list_watch.Collection(
     "/apis/storage.k8s.io/v1/csidrivers", f"metadata.name={identifiers.DRIVER_NAME}", metadata_only=True
 )
 _EVENTS: Final = f"reason={contract.POD_WITHOUT_AGENT},involvedObject.kind=DynaKube"
+_EVENTS_OF_INJECTIONS: Final = _EVENTS.replace("=DynaKube", f"={identifiers.INJECTION_KIND}")
 _CLUSTER_ID_OF: Final = "kube-system"
 _REVIEW_SECONDS: Final = 2.0
+_LONGEST_DYNAKUBES_PAUSE: Final = 2.0
 _NONE: Final[Mapping[str, str]] = {}
 
 
@@ -111,11 +114,14 @@ class ClusterCache:
         registry: CollectorRegistry,
         notify: Callable[[Object, Notice], None] = lambda _dynakube, _notice: None,
         *,
+        injections: bool = False,
         first_pause: float = list_watch.FIRST_PAUSE,
         review_seconds: float = _REVIEW_SECONDS,
         periods: list_watch.Periods = list_watch.DEFAULT_PERIODS,
     ) -> None:
-        """For tests: the first pause after a failure, the interval of the breaker's reviews, and the watches' times."""
+        """`injections`: OpenTelemetryInjections become DynaKubes.
+
+        For tests: the first pause after a failure, the interval of the breaker's reviews, and the watches' times."""
         self._api, self._breaker, self._notify, self._review_seconds = server, circuit, notify, review_seconds
         self._own = own_namespace
         self._open: set[str] = set()
@@ -135,7 +141,17 @@ class ClusterCache:
         failures = list_watch.Collection(f"/api/v1/namespaces/{own}/events", _EVENTS, periods=periods)
         retry = functools.partial(backoff.Backoff, first_pause, list_watch.LONGEST_PAUSE)
         self._namespaces = Watch(server, namespaces, self._read_namespace, retry=retry())
-        self._dynakubes = Watch(server, collection, _read_dynakube, self._dynakubes_changed, retry=retry())
+        # Stored in an older version they are converted by this webhook: a list fails until API servers reach it.
+        soon = backoff.Backoff(first_pause, _LONGEST_DYNAKUBES_PAUSE)
+        self._dynakubes = Watch(server, collection, _read_dynakube, self._dynakubes_changed, retry=soon)
+        self._injections: Watch[_DynaKube] | None = None
+        self._injection_events: Watch[None] | None = None
+        if injections:
+            path = f"/apis/{objects.INJECTION_API}/namespaces/{own}/{identifiers.INJECTION_PLURAL}"
+            found = list_watch.Collection(path, periods=periods)
+            self._injections = Watch(server, found, _read_injection, self._dynakubes_changed, retry=retry())
+            failures_of = replace(failures, field_selector=_EVENTS_OF_INJECTIONS)
+            self._injection_events = Watch(server, failures_of, self._read_event, retry=retry())
         self._csi_drivers = Watch(server, csi_drivers, _read_name, retry=retry())
         self._daemonset = Watch(server, daemonset, _read_daemonset, self._driver_changed, retry=retry())
         self._events = Watch(server, failures, self._read_event, retry=retry())
@@ -146,12 +162,19 @@ class ClusterCache:
     @property
     def watches(self) -> Sequence[Watch[Any]]:
         own = (self._namespaces, self._dynakubes, self._csi_drivers, self._daemonset, self._events)
-        return (*own, *self._workloads.watches, *self._limits.watches)
+        return (*own, *self._of_injections, *self._workloads.watches, *self._limits.watches)
+
+    @property
+    def _of_injections(self) -> Sequence[Watch[Any]]:
+        return [watch for watch in (self._injections, self._injection_events) if watch is not None]
 
     @property
     def is_synced(self) -> bool:
         """Everything that an admission needs has been listed."""
-        return self._namespaces.is_synced and self._dynakubes.is_synced and self._csi_drivers.is_synced
+        has_injections = self._injections is None or self._injections.is_synced
+        return (
+            self._namespaces.is_synced and self._dynakubes.is_synced and self._csi_drivers.is_synced and has_injections
+        )
 
     @property
     def lacks_only_dynakubes(self) -> bool:
@@ -171,6 +194,8 @@ class ClusterCache:
         async with asyncio.TaskGroup() as group:
             for watch in (self._namespaces, self._dynakubes, self._csi_drivers, self._daemonset):
                 group.create_task(watch.run())
+            if self._injections is not None:
+                group.create_task(self._injections.run())
             group.create_task(self._workloads.run())
             group.create_task(self._limits.run())
             group.create_task(self._watch_events())
@@ -188,11 +213,18 @@ class ClusterCache:
         return {name: found.labels for name, found in self._namespaces.objects.items()}
 
     def dynakube(self, name: str) -> Object | None:
-        found = self._dynakubes.objects.get(f"{self._own}/{name}")
+        found = self._find(name)
         return found.manifest if found is not None else None
 
     def dynakubes(self) -> Sequence[Object]:
-        return [dynakube.manifest for dynakube in self._dynakubes.objects.values()]
+        """Return all DynaKubes, and OpenTelemetryInjections in the form of one."""
+        injections = self._injections.objects if self._injections is not None else {}
+        return [found.manifest for found in (*self._dynakubes.objects.values(), *injections.values())]
+
+    def _find(self, dynakube: str) -> _DynaKube | None:
+        name = objects.name_of(dynakube)
+        watch = self._dynakubes if name == dynakube else self._injections
+        return watch.objects.get(f"{self._own}/{name}") if watch is not None else None
 
     async def pod_context(self, namespace: str, pod: Object) -> PodContext | None:
         """Return None if no DynaKube monitors the namespace, or the caches are not synced."""
@@ -216,7 +248,7 @@ class ClusterCache:
 
     def pause_reason(self, dynakube: str) -> str:
         """Return the reason why pods of a DynaKube are admitted without injection; empty if they are not."""
-        found = self._dynakubes.objects.get(f"{self._own}/{dynakube}")
+        found = self._find(dynakube)
         needed = self.has_csi_driver and found is not None and found.needs_driver
         return self._breaker.open_reason(dynakube) if needed else ""
 
@@ -250,6 +282,8 @@ class ClusterCache:
         """
         event = errors.decode(content, _Event)
         pod, dynakube = event.related, event.about.name
+        if event.about.kind == identifiers.INJECTION_KIND:
+            dynakube = opentelemetry.PROFILE.name_prefix + dynakube
         namespace = self._namespaces.objects.get(pod.namespace)
         owner = namespace.labels.get(namespace_mapping.LABEL) if namespace is not None else None
         at = event.last or event.metadata.created
@@ -259,7 +293,10 @@ class ClusterCache:
 
     async def _watch_events(self) -> None:
         await self._namespaces.wait_until_synced()  # They tell the DynaKube of an Event's pod.
-        await self._events.run()
+        async with asyncio.TaskGroup() as group:
+            for watch in (self._events, self._injection_events):
+                if watch is not None:
+                    group.create_task(watch.run())
 
     def _driver_changed(self, _: object) -> None:
         driver = self._daemonset.objects.get(next(iter(self._daemonset.objects), ""))
@@ -322,9 +359,22 @@ def _read_dynakube(content: msgspec.Raw) -> _DynaKube:
     manifest: dict[str, Any] = {"apiVersion": DYNAKUBE_VERSION, "kind": "DynaKube"} | errors.decode(
         content, dict[str, Any]
     )
+    return _with_needs(manifest)
+
+
+def _read_injection(content: msgspec.Raw) -> _DynaKube:
+    from oneagent.common.agents.opentelemetry import injection  # Needed only where there are such objects.
+
+    manifest: dict[str, Any] = {"apiVersion": objects.INJECTION_API, "kind": identifiers.INJECTION_KIND}
+    return _with_needs(injection.normalize_stored(manifest | errors.decode(content, dict[str, Any])))
+
+
+def _with_needs(manifest: dict[str, Any]) -> _DynaKube:
     manifest["metadata"].pop("managedFields", None)
     try:
-        needs_driver = dynakube.from_object(manifest).needs_views
+        kube = dynakube.from_object(manifest)
+        is_enriching = fields.flag(manifest, "spec.metadataEnrichment.enabled") is True
+        needs_driver = kube.needs_views or (kube.allows_csi and is_enriching)
     except dynakube.DynaKubeError:
         needs_driver = False  # The driver cannot read it either.
     return _DynaKube(manifest, needs_driver)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import durations, dynakube, safe_regex
+from oneagent.common import agents, durations, dynakube, safe_regex
+from oneagent.common.agents.profile import AgentProfile
 from oneagent.common.dynakube import namespace_mapping, resource_attributes
 from oneagent.common.dynakube.api import feature_flags
 from oneagent.common.kubernetes import fields, selectors
@@ -15,13 +16,16 @@ from oneagent.webhook.injection.inputs import Object
 
 _MAX_CACHED: Final = 64
 _MAX_FAULTS: Final = 3
-_cache: dict[tuple[str, str, str], DynaKubeSettings] = {}
+_FLAGS: Final = tuple(name for name, feature in feature_flags.FEATURES.items() if feature.handled)
+_cache: dict[tuple[str, str], tuple[Object, DynaKubeSettings]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class DynaKubeSettings:
     common: dynakube.DynaKube
     annotations: Mapping[str, str]
+    flags: Mapping[str, str]
+    """Values of feature flags under their own names; empty where a flag is not given"""
     ignored: safe_regex.PatternSet
     """Patterns of namespaces that the DynaKube ignores"""
     agent_selector: selectors.Selector | None
@@ -40,6 +44,11 @@ class DynaKubeSettings:
     """Resource attributes that are left out, for users"""
 
     @property
+    def profile(self) -> AgentProfile:
+        """The kind of agent that pods get."""
+        return agents.get(self.common.agent)
+
+    @property
     def mount_timeout(self) -> str:
         """The timeout as written; empty if it is the default or invalid."""
         text = self.feature("max-csi-mount-timeout")
@@ -49,43 +58,52 @@ class DynaKubeSettings:
             return ""
         return "" if seconds == dynakube.DEFAULT_MOUNT_TIMEOUT_SECONDS else text
 
+    @property
+    def attributes_warning(self) -> str:
+        """A warning about resource attributes that are left out; empty if all are used."""
+        if not self.attribute_faults:
+            return ""
+        faults = ", ".join(self.attribute_faults)
+        return f"resource attributes of the {agents.describe_object(self.common.name)} are left out: {faults}"
+
     def feature(self, name: str) -> str:
-        return feature_flags.value(self.annotations, name) or feature_flags.FEATURES[name].default
+        return self.flags[name] or feature_flags.FEATURES[name].default
 
     def is_on(self, name: str) -> bool:
         """Return a switch's value; the default if it is neither true nor false."""
-        given = feature_flags.value(self.annotations, name).lower()
+        given = self.flags[name].lower()
         return given == "true" if given in ("true", "false") else feature_flags.FEATURES[name].default == "true"
 
 
 def read(manifest: Object, own_namespace: str) -> DynaKubeSettings:
     """Read a DynaKube in the newest version; `FieldError` if it is invalid.
 
-    Cached by `uid` and `resourceVersion`, since one state of an object never changes.
+    Cached while the webhook's cache holds the same object. Its `resourceVersion` would not do: after a restore of
+    etcd another state may have the same one.
     """
-    state = str(fields.at(manifest, "metadata.uid")), str(fields.at(manifest, "metadata.resourceVersion"))
-    if (cached := _cache.get((*state, own_namespace))) is not None:
-        return cached
+    key = str(fields.at(manifest, "metadata.name")), own_namespace
+    cached = _cache.get(key)
+    if cached is not None and cached[0] is manifest:
+        return cached[1]
     settings = _read(manifest, own_namespace)
-    if "None" not in state:
-        if len(_cache) >= _MAX_CACHED:
-            _cache.clear()
-        _cache[(*state, own_namespace)] = settings
+    if len(_cache) >= _MAX_CACHED:
+        _cache.clear()
+    _cache[key] = manifest, settings
     return settings
 
 
 def _read(manifest: Object, own_namespace: str) -> DynaKubeSettings:
     common = dynakube.from_object(manifest)
-    annotations = fields.at(manifest, "metadata.annotations")
+    found = fields.at(manifest, "metadata.annotations")
+    annotations = {key: fields.scalar(value) for key, value in found.items()} if isinstance(found, dict) else {}
     attribute_fields = (resource_attributes.FOR_ALL, resource_attributes.additional(common.mode))
     faults = (f"{path} {fault}" for path in attribute_fields for fault in resource_attributes.faults(manifest, path))
     init_resources = _section(manifest, f"spec.oneAgent.{common.mode}.initResources")
     claim = namespace_mapping.claim(manifest, own_namespace)
     return DynaKubeSettings(
         common=common,
-        annotations={key: fields.scalar(value) for key, value in annotations.items()}
-        if isinstance(annotations, dict)
-        else {},
+        annotations=annotations,
+        flags={name: feature_flags.value(annotations, name) for name in _FLAGS},
         ignored=claim.ignored,
         agent_selector=next(iter(claim.agent_selectors), None),
         enrichment_selector=claim.enrichment_selector,

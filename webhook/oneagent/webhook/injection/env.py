@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from oneagent.common import agents
+from oneagent.common.agents.profile import ContainerFacts
 from oneagent.common.injection import pod_annotations
+from oneagent.common.kubernetes.env import Entry
 from oneagent.webhook.injection.dynakube_settings import DynaKubeSettings
 from oneagent.webhook.injection.inputs import PodContext
 from oneagent.webhook.injection.plan import Settings
-
-Entry = dict[str, Any]
 
 _LABEL: Final = "metadata.labels['app.kubernetes.io/{}']"
 _RELEASE: Final[Mapping[str, str]] = {
@@ -25,9 +26,6 @@ _RELEASE: Final[Mapping[str, str]] = {
 }
 """Default field by the suffix of the variable and of the annotation that names another field"""
 
-_DEPLOYMENT: Final = "DT_DEPLOYMENT_METADATA"
-_DEPLOYMENT_START: Final = "orchestration_tech=Operator-"
-
 _NAME: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _DOMAIN: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?){0,20}/"
 _FIELD: Final = re.compile(
@@ -36,29 +34,21 @@ _FIELD: Final = re.compile(
 """Valid paths of a `fieldRef`; with any other the API server would refuse the pod"""
 
 
-def literal(name: str, value: str) -> Entry:
-    """Return a variable with a literal value, in which kubelet expands nothing."""
-    return {"name": name, "value": value.replace("$", "$$")}
-
-
-def field(name: str, path: str) -> Entry:
-    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-
-
 def agent_variables(context: PodContext, dynakube: DynaKubeSettings, settings: Settings) -> list[Entry]:
     """Return variables with metadata that agents report."""
-    metadata = f"{_DEPLOYMENT_START}{dynakube.common.mode.orchestration};script_version={settings.version}"
-    entries = [literal(_DEPLOYMENT, f"{metadata};orchestrator_id={context.cluster_id}")]
-    if dynakube.common.network_zone:
-        entries.append(literal("DT_NETWORK_ZONE", dynakube.common.network_zone))
-    if dynakube.is_on("label-version-detection"):
-        entries += [field(f"DT_RELEASE_{end.upper().replace('-', '_')}", path) for end, path in _release(context)]
-    return entries
+    facts = ContainerFacts(
+        orchestration=dynakube.common.mode.orchestration,
+        webhook_version=settings.version,
+        cluster_id=context.cluster_id,
+        network_zone=dynakube.common.network_zone,
+        release_fields=tuple(_release(context)) if dynakube.is_on("label-version-detection") else (),
+    )
+    return list(dynakube.profile.variables(facts))
 
 
-def is_deployment_metadata(variable: Mapping[str, Any]) -> bool:
-    """Return whether a variable is one of ours, by any DynaKube and any version."""
-    return variable["name"] == _DEPLOYMENT and str(variable.get("value")).startswith(_DEPLOYMENT_START)
+def is_ours(variable: Mapping[str, Any]) -> bool:
+    """Return whether a variable is certainly by an injection of ours, of any kind of agent."""
+    return any(profile.is_own_variable(variable) for profile in agents.PROFILES)
 
 
 def release_field_warnings(context: PodContext, dynakube: DynaKubeSettings) -> list[str]:

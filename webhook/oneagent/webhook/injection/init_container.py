@@ -1,4 +1,4 @@
-"""The init container: its security context and its environment.
+"""The init container of pods without CSI: its security context and its environment.
 
 Its security context satisfies the Pod Security Standard `restricted`. It runs as the user of the pod's first
 container, or else of the pod, or else of its own image, which is a number and not root. So an OpenShift SCC, where the
@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
+from oneagent.common.agents.oneagent.init_variables import Variable
 from oneagent.common.injection import contract, pod_annotations
-from oneagent.common.injection.contract import Variable
-from oneagent.webhook.injection import env, mounts, plan
+from oneagent.common.kubernetes import env
+from oneagent.common.kubernetes.env import Entry
+from oneagent.webhook.injection import mounts, plan
 from oneagent.webhook.injection.dynakube_settings import DynaKubeSettings
-from oneagent.webhook.injection.env import Entry
 from oneagent.webhook.injection.inputs import PodContext
 from oneagent.webhook.injection.plan import Plan, Settings
 from oneagent.webhook.injection.pod_model import Container, Pod, SecurityContext
 from oneagent.webhook.injection.resources import Resources
+
+_REQUESTS: Final = {
+    Variable.VERSION: pod_annotations.VERSION,
+    Variable.FLAVOR: pod_annotations.FLAVOR,
+    Variable.TECHNOLOGIES: pod_annotations.TECHNOLOGIES,
+}
+"""Variables that a pod's annotations choose."""
 
 
 def build(
@@ -82,14 +90,6 @@ def _about_pod(pod: Pod, context: PodContext, dynakube: DynaKubeSettings, pod_pl
     ]
 
 
-def attributes_warning(dynakube: DynaKubeSettings) -> str:
-    """Return a warning about resource attributes that are left out; empty if all are used."""
-    if not dynakube.attribute_faults:
-        return ""
-    faults = ", ".join(dynakube.attribute_faults)
-    return f"resource attributes of the DynaKube {dynakube.common.name} are left out: {faults}"
-
-
 def _attributes(dynakube: DynaKubeSettings, pod_plan: Plan) -> str:
     """Return the resource attributes as JSON; empty if the pod gets none."""
     found = dynakube.attributes if pod_plan.agent else dynakube.enrichment_attributes
@@ -98,19 +98,12 @@ def _attributes(dynakube: DynaKubeSettings, pod_plan: Plan) -> str:
 
 def _about_agent(pod: Pod, dynakube: DynaKubeSettings, pod_plan: Plan) -> list[Entry]:
     values = {
-        Variable.MODE: "provisioned" if pod_plan.csi else "installer",
+        Variable.MODE: "installer",
         Variable.INSTALL_PATH: pod_plan.install_path,
-        Variable.VIEW_READ_ONLY: "true" if pod_plan.read_only else "",
         Variable.HOST_TENANT: (dynakube.common.tenant or "") if dynakube.common.needs_host_directory else "",
         Variable.CONNECT_RETRY: pod_plan.connect_retry,
+        **{variable: pod.annotations.get(key, "").strip() for variable, key in _REQUESTS.items()},
     }
-    if not pod_plan.csi:
-        for variable, key in (
-            (Variable.VERSION, pod_annotations.VERSION),
-            (Variable.FLAVOR, pod_annotations.FLAVOR),
-            (Variable.TECHNOLOGIES, pod_annotations.TECHNOLOGIES),
-        ):
-            values[variable] = pod.annotations.get(key, "").strip()
     return [env.literal(name, value) for name, value in values.items() if value]
 
 

@@ -14,10 +14,11 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+from oneagent.common.agents import oneagent
 from oneagent.webhook.injection.pod_model import Variable
 
 NAME: Final = "LD_PRELOAD"
-ORIGINAL: Final = "DT_ORIGINAL_LD_PRELOAD"
+ORIGINAL: Final = oneagent.ORIGINAL_LD_PRELOAD
 
 _SEPARATORS: Final = re.compile("[: ]+")
 _CHAIN: Final = re.compile(rf"\$\(({ORIGINAL}(?:_[0-9]+)?)\):")

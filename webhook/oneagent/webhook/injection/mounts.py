@@ -7,16 +7,21 @@ A mount below our path is allowed, for example for the agent's logs. In a read-o
 reason, it is not. In a read-only view it must be in one of the directories that agents write to. Every view has these
 as mount points, an empty one too. Otherwise they are our emptyDir, since agents cannot write in such a view.
 
+For a pod with a user namespace the volume is a plain directory instead of a view. It has the agent as installed, which
+other pods share, in a subdirectory, and beside it the agent's configuration, which is mounted over the package's.
+
 A container with the agent can do without the metadata files and without the options for connections: it only lacks
 that mount. In any other conflict the container is not injected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import functools
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from oneagent.common.agents import oneagent
 from oneagent.common.injection import contract
 from oneagent.webhook.injection.plan import Plan
 from oneagent.webhook.injection.pod_model import Container, Pod
@@ -25,30 +30,39 @@ Mount = dict[str, Any]
 
 
 def of_container(name: str, plan: Plan) -> list[Mount]:
-    mounts = []
+    mounts = list(_of_agent(plan)) if plan.agent else []
     if plan.agent:
-        mounts = [_mount(contract.BIN_VOLUME, plan.install_path, read_only=plan.read_only)]
-        conf = contract.CONTAINER_CONF.format(container=name)
-        mounts.append(_mount(contract.SHARE_VOLUME, contract.CONTAINER_CONF_PATH, conf, read_only=True))
-        if plan.read_only:
-            mount_paths = {directory: f"{plan.install_path}/{directory}" for directory in contract.WRITABLE_DIRECTORIES}
-            mounts += [_mount(contract.DATA_VOLUME, path, directory) for directory, path in mount_paths.items()]
+        mounts.append(_file(plan, plan.container_path, plan.profile.container_file.format(container=name)))
         if plan.connect_retry:
-            options = contract.CURL_OPTIONS
-            mounts.append(_mount(contract.SHARE_VOLUME, contract.CURL_OPTIONS_PATH, options, read_only=True))
+            mounts.append(_file(plan, oneagent.CURL_OPTIONS_PATH, oneagent.CURL_OPTIONS))
     if plan.enrichment:
-        directory = contract.ENRICHMENT_DIRECTORY
-        mounts.append(_mount(contract.SHARE_VOLUME, contract.ENRICHMENT_PATH, directory, read_only=True))
+        mounts.append(_file(plan, oneagent.ENRICHMENT_PATH, oneagent.ENRICHMENT_DIRECTORY))
     return mounts
 
 
 def of_init_container(plan: Plan) -> list[Mount]:
-    mounts = [_mount(contract.SHARE_VOLUME, contract.SHARE_DIRECTORY)]
-    if plan.agent:
-        mounts.insert(0, _mount(contract.BIN_VOLUME, contract.BIN_DIRECTORY, read_only=plan.csi))
-        if not plan.csi:
-            mounts.append(_mount(contract.CONFIG_VOLUME, contract.CONFIG_DIRECTORY, read_only=True))
-    return mounts
+    share = _mount(contract.SHARE_VOLUME, contract.SHARE_DIRECTORY)
+    if not plan.agent:
+        return [share]
+    config = _mount(contract.CONFIG_VOLUME, contract.CONFIG_DIRECTORY, read_only=True)
+    return [_mount(contract.BIN_VOLUME, contract.BIN_DIRECTORY), share, config]
+
+
+def _of_agent(plan: Plan) -> Iterator[Mount]:
+    subdirectory = contract.AGENT_SUBDIRECTORY if plan.user_namespace else ""
+    yield _mount(contract.BIN_VOLUME, plan.install_path, subdirectory, read_only=plan.read_only)
+    if plan.user_namespace:
+        for conf in plan.profile.config_files:
+            yield _mount(contract.BIN_VOLUME, f"{plan.install_path}/{conf}", conf, read_only=True)
+    for directory in plan.profile.writable_directories if plan.read_only else ():
+        yield _mount(contract.DATA_VOLUME, f"{plan.install_path}/{directory}", directory)
+
+
+def _file(plan: Plan, path: str, name: str) -> Mount:
+    """Return the mount of one of the pod's own files."""
+    if plan.init_container:
+        return _mount(contract.SHARE_VOLUME, path, name, read_only=True)
+    return _mount(contract.BIN_VOLUME, path, f"{contract.VIEW_FILES_DIRECTORY}/{name}", read_only=True)
 
 
 def missing(container: Container, required: list[Mount], left_out: Collection[str] = ()) -> list[Mount]:
@@ -113,12 +127,12 @@ class MountConflicts:
 def mount_conflicts(plan: Plan, pod: Pod) -> MountConflicts:
     mounts = of_container("", plan)
     data = frozenset(mount["mountPath"] for mount in mounts if mount["name"] == contract.DATA_VOLUME)
-    enrichment = _conflicts({contract.ENRICHMENT_PATH}, read_only_path=f"{contract.ENRICHMENT_PATH}/")
-    optional = {contract.ENRICHMENT_PATH: enrichment} if plan.enrichment else {}
+    enrichment = _conflicts(frozenset({oneagent.ENRICHMENT_PATH}), read_only_path=f"{oneagent.ENRICHMENT_PATH}/")
+    optional = {oneagent.ENRICHMENT_PATH: enrichment} if plan.enrichment else {}
     if plan.connect_retry:
-        optional[contract.CURL_OPTIONS_PATH] = _conflicts({contract.CURL_OPTIONS_PATH})
+        optional[oneagent.CURL_OPTIONS_PATH] = _conflicts(frozenset({oneagent.CURL_OPTIONS_PATH}))
     required = _conflicts(
-        {mount["mountPath"] for mount in mounts} - data - optional.keys(),
+        frozenset(mount["mountPath"] for mount in mounts).difference(data, optional),
         read_only_path=f"{plan.install_path}/" if plan.read_only else "",
         writable_paths=data,
     )
@@ -130,12 +144,12 @@ def mount_conflicts(plan: Plan, pod: Pod) -> MountConflicts:
     )
 
 
+@functools.lru_cache(64)
 def _conflicts(
-    mount_paths: Iterable[str], *, read_only_path: str = "", writable_paths: frozenset[str] = frozenset()
+    mount_paths: frozenset[str], *, read_only_path: str = "", writable_paths: frozenset[str] = frozenset()
 ) -> _Conflicts:
-    paths = frozenset(mount_paths)
-    parents = frozenset(path[:end] or "/" for path in paths for end, letter in enumerate(path) if letter == "/")
-    return _Conflicts(paths, parents, read_only_path, writable_paths)
+    parents = frozenset(path[:end] or "/" for path in mount_paths for end, letter in enumerate(path) if letter == "/")
+    return _Conflicts(mount_paths, parents, read_only_path, writable_paths)
 
 
 def _mount(volume: str, path: str, below: str = "", *, read_only: bool = False) -> Mount:

@@ -2,10 +2,11 @@
 
 The first call injects a pod. A reinvocation, after another webhook has changed the pod, extends the injection.
 Application containers get the agent, and so do sidecars (init containers with `restartPolicy: Always`), which run
-beside them. Other init containers do not, since they end too early to be monitored. Our init container comes first, so
-that it has ended when the others start. If another webhook puts its own before it, the order stays, and a sidecar that
-starts before ours gets nothing that it would have to wait for; what it has got already is removed. Ephemeral containers
-are added after admission.
+beside them. Other init containers get it only if the pod or the DynaKube asks for it, since most end too early to be
+monitored. With CSI the order of all of these does not matter, since kubelet mounts volumes before it starts any.
+Without CSI our init container comes first, so that it has ended when the others start. If another webhook puts its own
+before it, the order stays, and a sidecar that starts before ours gets nothing that it would have to wait for; what it
+has got already is removed. Ephemeral containers are added after admission.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from typing import Any
 
 import msgspec
 
-from oneagent.common.injection import contract, pod_annotations, skip_reasons
+from oneagent.common import agents
+from oneagent.common.agents import oneagent
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.injection import contract, pod_annotations, skip_reasons, volume_attributes
 from oneagent.common.injection.skip_reasons import SkipReason
 from oneagent.common.kubernetes import fields
+from oneagent.common.kubernetes.env import literal
 from oneagent.webhook import json_patch
 from oneagent.webhook.injection import (
     dynakube_settings,
@@ -90,13 +95,16 @@ def _reinvoke(
     found: ExistingInjection,
 ) -> InjectionResult:
     freed: list[Operation] = []
-    if found.index:
+    if found.init is not None and found.init.index:
         remains = _remains(obj, pod, context, settings, dynakube)
-        for index, container in enumerate(obj["spec"]["initContainers"][: found.index]):
+        for index, container in enumerate(obj["spec"]["initContainers"][: found.init.index]):
             freed += remains.remove_from_container(f"/spec/initContainers/{index}", container)
-    pod_plan = plan.restore(found)
-    if pod_plan is None or isinstance(dynakube, SkipReason) or not dynakube.is_on("webhook-reinvocation-policy"):
-        return InjectionResult(injected=True, reason="", patch=tuple(freed))
+    unchanged = InjectionResult(injected=True, reason="", patch=tuple(freed))
+    if isinstance(dynakube, SkipReason) or not dynakube.is_on("webhook-reinvocation-policy"):
+        return unchanged
+    pod_plan = plan.restore(found, pod, dynakube)
+    if pod_plan is None:
+        return unchanged
     return PatchBuilder(obj, pod, context, dynakube, settings, freed).extend(found, pod_plan)
 
 
@@ -109,12 +117,13 @@ def _remains(
 
 
 def _read_dynakube(context: PodContext, settings: Settings) -> DynaKubeSettings | SkipReason:
+    kind = agents.kind_of_object(context.namespace_labels.get(namespace_mapping.LABEL, ""))
     if context.dynakube is None:
-        return skip_reasons.DYNAKUBE_MISSING
+        return skip_reasons.DYNAKUBE_MISSING.for_kind(kind)
     try:
         return dynakube_settings.read(context.dynakube, settings.own_namespace)
     except fields.FieldError as error:
-        return replace(skip_reasons.DYNAKUBE_UNUSABLE, detail=str(error))
+        return replace(skip_reasons.DYNAKUBE_UNUSABLE.for_kind(kind), detail=str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,38 +158,65 @@ class PatchBuilder:
         included = list(self._included(pod_plan, after=-1))
         if not included:
             return self._no_container()
-        if pod_plan.agent and all(contract.ENRICHMENT_PATH in self._left_out(target) for target in included):
+        if pod_plan.agent and all(oneagent.ENRICHMENT_PATH in self._left_out(target) for target in included):
             pod_plan = replace(pod_plan, enrichment=False)
+        if not pod_plan.init_container:
+            return self._build_with_csi(pod_plan, included)
+        return self._build_without_csi(pod_plan, included)
+
+    def _build_with_csi(self, pod_plan: Plan, included: Sequence[_Target]) -> InjectionResult:
+        containers = [target.container for target in included]
+        values = volumes.attributes(self.pod, self.context, pod_plan, self.dynakube, containers)
+        attributes, left_out = volume_attributes.encode(values)
+        self._add(pod_plan, included, volumes.with_csi(pod_plan, attributes))
+        return self._result([volumes.left_out_warning(self.pod, left_out), *self._warnings()])
+
+    def _build_without_csi(self, pod_plan: Plan, included: Sequence[_Target]) -> InjectionResult:
         allowed = resources.of_init_container(self.pod, self.dynakube, pod_plan, self.context.limits)
         if allowed is None:
             return skip_pod(
                 self.obj, self.pod, replace(skip_reasons.LIMITS_TOO_LOW, detail=resources.shortage(pod_plan))
             )
+        self._add(pod_plan, included, volumes.without_csi(self.pod, pod_plan, self.dynakube))
         containers = [target.container for target in included]
-        made = volumes.of_pod(self.pod, pod_plan, self.dynakube, [container.name for container in containers])
-        self._annotate(pod_plan, [volume["name"] for volume in made if "emptyDir" in volume])
-        self._change(included, pod_plan)
-        self._append("/spec/volumes", self.pod.spec.volumes, made)
         ours = init_container.build(self.pod, self.context, self.dynakube, self.settings, pod_plan, containers, allowed)
         self._prepend("/spec/initContainers", self.pod.spec.init_containers, ours)
-        return self._result(self._warnings())
+        self._name_pull_secret()
+        resources_warning = resources.invalid_resources_warning(self.dynakube)
+        return self._result([resources_warning, volumes.size_warning(self.pod), *self._warnings()])
+
+    def _name_pull_secret(self) -> None:
+        """Those of the service account stay: the API server has added them before it calls any webhook."""
+        named, name = self.pod.spec.image_pull_secrets, self.settings.image_pull_secret
+        if name and all(secret.name != name for secret in named or ()):
+            self._append("/spec/imagePullSecrets", named, [{"name": name}])
+
+    def _add(self, pod_plan: Plan, included: Sequence[_Target], new_volumes: Sequence[volumes.Volume]) -> None:
+        self._annotate(pod_plan, [volume["name"] for volume in new_volumes if "emptyDir" in volume])
+        self._change(included, pod_plan)
+        self._append("/spec/volumes", self.pod.spec.volumes, new_volumes)
 
     def extend(self, found: ExistingInjection, pod_plan: Plan) -> InjectionResult:
-        included = list(self._included(pod_plan, after=found.index))
-        if existing.is_complete(self.pod):
+        included = list(self._included(pod_plan, after=-1 if found.init is None else found.init.index))
+        digest = existing.containers_digest(self.pod, init_containers=pod_plan.other_init_containers)
+        if self.pod.annotations.get(pod_annotations.HANDLED) == digest:
+            # The last call has seen the same containers.
             included = [target for target in included if self._lacks_anything(target, pod_plan)]
             self.conflicts.clear()
             self.left_out.clear()
-        annotations = {pod_annotations.HANDLED: existing.containers_digest(self.pod)}
-        self.operations += json_patch.metadata(self.obj, "annotations", annotations)
+        self.operations += json_patch.metadata(self.obj, "annotations", {pod_annotations.HANDLED: digest})
         self._change(included, pod_plan)
-        new = [target.container for target in included if target.container.name not in found.container_numbers]
-        if pod_plan.agent and new:
-            self.operations += extension.operations(self.pod, found, new)
-        return self._result([])
+        new = [target.container for target in included if target.container.name not in found.prepared]
+        if not pod_plan.agent or not new:
+            return self._result([])
+        operations, left_out = extension.operations(self.pod, found, new)
+        self.operations += operations
+        return self._result([volumes.left_out_warning(self.pod, left_out)])
 
     def _conflict(self, pod_plan: Plan) -> SkipReason | None:
-        if taken := volumes.reserved(pod_plan) & {volume.name for volume in self.pod.spec.volumes or ()}:
+        # A mount without its volume would become one of the injected volume.
+        mounted = {mount.name for container in self.pod.all_containers() for mount in container.volume_mounts or ()}
+        if taken := volumes.reserved(pod_plan) & {*mounted, *(volume.name for volume in self.pod.spec.volumes or ())}:
             return replace(skip_reasons.CONFLICTING_VOLUME, detail=", ".join(sorted(taken)))
         if any(container.name == contract.INIT_CONTAINER for container in self.pod.all_containers()):
             return replace(skip_reasons.CONFLICTING_CONTAINER, detail=contract.INIT_CONTAINER)
@@ -188,7 +224,7 @@ class PatchBuilder:
 
     def _included(self, pod_plan: Plan, after: int) -> Iterator[_Target]:
         mount_conflicts = mounts.mount_conflicts(pod_plan, self.pod)
-        for target in _targets(self.pod, after):
+        for target in _targets(self.pod, pod_plan, after):
             container = target.container
             if plan.is_excluded(container, self.pod, self.dynakube):
                 continue
@@ -226,8 +262,10 @@ class PatchBuilder:
             pod_annotations.REASON: pod_plan.agent_off.reason if pod_plan.agent_off else None,
             pod_annotations.ENRICHMENT_INJECTED: "true" if pod_plan.enrichment else None,
             pod_annotations.DYNAKUBE_INJECTED: "true",
-            pod_annotations.EVICTABLE: ",".join([*filter(None, [evictable]), *folders]),
-            pod_annotations.HANDLED: existing.containers_digest(self.pod),
+            pod_annotations.EVICTABLE: ",".join([*filter(None, [evictable]), *folders]) or None,
+            pod_annotations.HANDLED: existing.containers_digest(
+                self.pod, init_containers=pod_plan.other_init_containers
+            ),
         }
         self.operations += json_patch.metadata(self.obj, "annotations", annotations)
 
@@ -249,7 +287,7 @@ class PatchBuilder:
         if env:
             self.operations += ld_preload.operations(pointer, env, library)
         else:
-            new.insert(0, injection_env.literal(ld_preload.NAME, library))
+            new.insert(0, literal(ld_preload.NAME, library))
         self._append(pointer, env, new)
 
     def _append(self, pointer: str, existing_items: Sequence[object] | None, new: Sequence[object]) -> None:
@@ -266,16 +304,15 @@ class PatchBuilder:
 
     def _warnings(self) -> list[str]:
         _, policy = plan.failure_policy(self.pod, self.dynakube)
-        found = [
+        return [
             policy,
-            resources.invalid_resources_warning(self.dynakube),
-            init_container.attributes_warning(self.dynakube),
-            volumes.size_warning(self.pod),
+            self.dynakube.attributes_warning,
             *injection_env.release_field_warnings(self.context, self.dynakube),
+            *pod_annotations.invalid_switch_warnings(self.pod.annotations),
         ]
-        return [*filter(None, found), *pod_annotations.invalid_switch_warnings(self.pod.annotations)]
 
     def _result(self, warnings: Sequence[str]) -> InjectionResult:
+        """Empty warnings are none."""
         notices = []
         if self.conflicts:
             text = (
@@ -289,12 +326,13 @@ class PatchBuilder:
             text += f"mounts: {_format_conflicts(own)}; mount them elsewhere"
             notices.append(Notice("Warning", MOUNT_LEFT_OUT, text))
         found = tuple(notice.message for notice in notices)
-        return InjectionResult(True, "", tuple(self.operations), (*found, *warnings), tuple(notices))
+        warnings = (*found, *filter(None, warnings))
+        return InjectionResult(True, "", tuple(self.operations), warnings, tuple(notices))
 
 
-def _targets(obj: Pod, after: int) -> Iterator[_Target]:
+def _targets(obj: Pod, pod_plan: Plan, after: int) -> Iterator[_Target]:
     for index, container in enumerate(obj.spec.init_containers or ()):
-        if index > after and container.restart_policy == "Always":
+        if index > after and (pod_plan.other_init_containers or container.restart_policy == "Always"):
             yield _Target(f"/spec/initContainers/{index}", container)
     for index, container in enumerate(obj.spec.containers):
         yield _Target(f"/spec/containers/{index}", container)

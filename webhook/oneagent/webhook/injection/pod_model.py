@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 from collections.abc import Iterator
 from typing import Any, Final
@@ -16,6 +17,12 @@ from oneagent.webhook.injection.inputs import Object
 
 PATH_MAX: Final = 4096
 """Of Linux, in bytes"""
+
+
+@functools.lru_cache(256)
+def _normalize(path: str) -> str:
+    # The same few paths are looked at several times for each pod of a workload.
+    return posixpath.normpath(f"/{path.lstrip('/')}")
 
 
 class _KubernetesObject(msgspec.Struct, frozen=True, rename="camel"):
@@ -37,9 +44,7 @@ class Mount(_KubernetesObject, frozen=True):
     @property
     def normalized_path(self) -> str:
         """The path as a container runtime reads it: always absolute. One that is too long for Linux stays as it is."""
-        if len(self.mount_path) > PATH_MAX:
-            return self.mount_path
-        return posixpath.normpath(f"/{self.mount_path.lstrip('/')}")
+        return self.mount_path if len(self.mount_path) > PATH_MAX else _normalize(self.mount_path)
 
 
 class SecurityContext(_KubernetesObject, frozen=True):
@@ -75,6 +80,7 @@ class HostPath(_KubernetesObject, frozen=True):
 class Csi(_KubernetesObject, frozen=True):
     driver: str
     volume_attributes: dict[str, str] | None = None
+    read_only: bool | None = None
 
 
 class Volume(_KubernetesObject, frozen=True):
@@ -82,6 +88,10 @@ class Volume(_KubernetesObject, frozen=True):
     host_path: HostPath | None = None
     empty_dir: dict[str, Any] | None = None
     csi: Csi | None = None
+
+
+class LocalReference(_KubernetesObject, frozen=True):
+    name: str | None = None
 
 
 class Os(_KubernetesObject, frozen=True):
@@ -125,6 +135,7 @@ class Spec(_KubernetesObject, frozen=True):
     security_context: SecurityContext | None = None
     resources: Resources | None = None
     """Resources of the pod as a whole"""
+    image_pull_secrets: list[LocalReference] | None = None
     host_network: bool | None = None
     host_users: bool | None = None
     affinity: Affinity | None = None

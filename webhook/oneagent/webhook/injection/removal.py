@@ -10,7 +10,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from oneagent.common import agents
+from oneagent.common.agents import oneagent
 from oneagent.common.injection import contract, pod_annotations, skip_reasons
+from oneagent.common.kubernetes.env import Entry
 from oneagent.webhook.injection import env, existing, ld_preload
 from oneagent.webhook.injection.inputs import InjectionResult, Object
 from oneagent.webhook.injection.pod_model import Pod
@@ -28,7 +31,7 @@ class Remains:
     volumes: frozenset[str]
     libraries: frozenset[str]
     """Paths that `LD_PRELOAD` may have"""
-    variables: Sequence[env.Entry]
+    variables: Sequence[Entry]
     """Agents' variables, which are removed where they have just these values"""
 
     def remove_from_pod(self, obj: Object) -> Iterator[Operation]:
@@ -40,6 +43,7 @@ class Remains:
             if container["name"] == contract.INIT_CONTAINER:
                 only = len(spec["initContainers"]) == 1
                 yield {"op": "remove", "path": "/spec/initContainers" + ("" if only else f"/{index}")}
+        yield from _filter(spec, "/spec", "imagePullSecrets", lambda secret: secret.get("name") != contract.PULL_SECRET)
         yield from _filter(spec, "/spec", "volumes", lambda volume: volume["name"] not in self.volumes)
 
     def remove_from_container(self, pointer: str, container: Object) -> Iterator[Operation]:
@@ -55,7 +59,7 @@ class Remains:
             yield from _replace(f"{pointer}/env", variables, kept)
 
     def _is_ours(self, variable: Mapping[str, Any]) -> bool:
-        return variable in self.variables or env.is_deployment_metadata(variable)
+        return variable in self.variables or env.is_ours(variable)
 
 
 def take_out(obj: Object, pod: Pod, remains: Remains) -> InjectionResult:
@@ -69,24 +73,29 @@ def take_out(obj: Object, pod: Pod, remains: Remains) -> InjectionResult:
     return skip_pod(obj, pod, skip_reasons.INCOMPLETE, list(remains.remove_from_pod(obj)), freed)
 
 
-def find(obj: Object, pod: Pod, variables: Sequence[env.Entry]) -> Remains:
+def find(obj: Object, pod: Pod, variables: Sequence[Entry]) -> Remains:
     """Return the remains of an injection in a pod that certainly had one."""
     mounts = [mount for container in pod.all_containers() for mount in container.volume_mounts or ()]
+    paths = [mount.normalized_path for mount in mounts if mount.name == contract.BIN_VOLUME]
     installed = {
-        f"{mount.normalized_path}/{contract.PRELOAD_LIBRARY}" for mount in mounts if mount.name == contract.BIN_VOLUME
+        f"{path}/{profile.preload_library}" for profile in agents.PROFILES for path in (profile.install_path, *paths)
     }
-    installed.add(f"{contract.INSTALL_PATH}/{contract.PRELOAD_LIBRARY}")
     return Remains(frozenset(_volumes(obj, pod)), frozenset(installed), variables)
 
 
 def _volumes(obj: Object, pod: Pod) -> Iterator[str]:
     """Yield names of our volumes. A pod may have its own of such a name if its injection did not need that one."""
     mounts = [mount for container in pod.all_containers() for mount in container.volume_mounts or ()]
-    yield contract.SHARE_VOLUME
-    files = {mount.mount_path for mount in mounts if mount.name == contract.SHARE_VOLUME}
-    if contract.CONTAINER_CONF_PATH in files or existing.has_driver_volume(pod):
+    own = {(mount.name, mount.mount_path) for mount in existing.own_mounts(pod)}
+    names = {name for name, _ in own}
+    if contract.SHARE_VOLUME in names or existing.has_earlier_view(pod):
+        yield contract.SHARE_VOLUME
+    # Only OneAgent comes without CSI.
+    has_agent = (contract.SHARE_VOLUME, oneagent.CONTAINER_CONF_PATH) in own
+    if contract.BIN_VOLUME in names or has_agent or existing.has_view(pod) or existing.has_earlier_view(pod):
         yield contract.BIN_VOLUME
-    if any(mount.sub_path in contract.WRITABLE_DIRECTORIES for mount in mounts if mount.name == contract.DATA_VOLUME):
+    writable = {name for profile in agents.PROFILES for name in profile.writable_directories}
+    if any(mount.sub_path in writable for mount in mounts if mount.name == contract.DATA_VOLUME):
         yield contract.DATA_VOLUME
     for volume in obj["spec"].get("volumes") or ():
         if volume["name"] == contract.CONFIG_VOLUME and contract.PACKAGE_AUDIENCE in str(volume.get("projected")):

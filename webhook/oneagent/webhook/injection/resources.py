@@ -1,4 +1,4 @@
-"""Resources of the init container.
+"""Resources of the init container of pods without CSI.
 
 It has just those of one of the pod's containers, where they are enough: requests, limits, or none of them. So it keeps
 every LimitRange and every quota that this container keeps, whatever they are. The pod needs no more than before, since
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
+from oneagent.common import agents
 from oneagent.common.kubernetes import quantities
 from oneagent.webhook.injection import namespace_limits
 from oneagent.webhook.injection.dynakube_settings import DynaKubeSettings
@@ -46,7 +47,7 @@ class _Need:
 
 # Measured: it takes 9 MiB, and with less than half a core a start takes noticeably longer: 0.56 s instead of 0.2 s with
 # a tenth.
-_CHECKING: Final = _Need({"cpu": "100m", "memory": "60Mi"}, {"cpu": "20m", "memory": "24Mi"}, unpacks=False)
+_WRITING: Final = _Need({"cpu": "100m", "memory": "60Mi"}, {"cpu": "20m", "memory": "24Mi"}, unpacks=False)
 # Measured: with eight threads it unpacks 300 MiB in 48 MiB, and is killed with 32 MiB.
 _UNPACKING: Final = _Need({"cpu": "500m", "memory": "256Mi"}, {"cpu": "100m", "memory": "96Mi"}, unpacks=True)
 
@@ -55,7 +56,7 @@ def of_init_container(
     pod: Pod, dynakube: DynaKubeSettings, plan: Plan, rules: Sequence[Rules] | None
 ) -> Resources | None:
     """Return None if it cannot have enough. `rules` are those of the namespace; None if they are not known."""
-    need = _UNPACKING if plan.agent and not plan.csi else _CHECKING
+    need = _UNPACKING if plan.agent else _WRITING
     if not rules and _LIMIT_RANGER in pod.annotations:
         rules = None
     copies = [_copy(container) for container in pod.spec.containers]
@@ -74,12 +75,12 @@ def invalid_resources_warning(dynakube: DynaKubeSettings) -> str:
     """Return a warning about `initResources` that the API server would refuse; empty if it accepts them."""
     faults = (quantities.faults(given) for given in (dynakube.init_resources, dynakube.enrichment_resources))
     fault = next(itertools.chain.from_iterable(faults), "")
-    return f"initResources of the DynaKube {dynakube.common.name} are ignored: {fault}" if fault else ""
+    return f"initResources of the {agents.describe_object(dynakube.common.name)} are ignored: {fault}" if fault else ""
 
 
 def shortage(plan: Plan) -> str:
     """Return the limits that are enough, for users."""
-    need = _UNPACKING if plan.agent and not plan.csi else _CHECKING
+    need = _UNPACKING if plan.agent else _WRITING
     disk = ", and ephemeral-storage of 4Gi in all, where it is limited" if need.unpacks else ""
     return f"at least cpu {need.enough['cpu']} and memory {need.enough['memory']}{disk}"
 

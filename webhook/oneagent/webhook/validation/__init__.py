@@ -5,6 +5,7 @@
     agents          rules about agents: name, modes, versions, images, arguments, resources, the CSI driver
     host_agents     rules about host agents: arguments, variables, updates
     metadata        rules about enrichment and resource attributes
+    secrets         rules about the Secrets of proxy and tokens
     feature_flags   rules about feature flags
     selectors       rules about selectors, and about overlaps between DynaKubes
     warnings        warnings about fields that are allowed
@@ -28,11 +29,20 @@ from oneagent.common import dynakube, identifiers
 from oneagent.common.dynakube.api import conversion, versions
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.webhook.injection.inputs import Object
-from oneagent.webhook.validation import agents, context, feature_flags, host_agents, metadata, network, selectors
+from oneagent.webhook.validation import (
+    agents,
+    context,
+    feature_flags,
+    host_agents,
+    metadata,
+    network,
+    secrets,
+    selectors,
+)
 from oneagent.webhook.validation import warnings as validation_warnings
 from oneagent.webhook.validation.context import ClusterState, Rule, ValidationContext, ValidationResult
 
-__all__ = ["ClusterState", "ValidationResult", "message", "validate"]
+__all__ = ["ClusterState", "ValidationResult", "message", "secret_names", "validate"]
 
 _ERRORS: Final[tuple[Rule, ...]] = (
     network.api_url_missing,
@@ -40,6 +50,7 @@ _ERRORS: Final[tuple[Rule, ...]] = (
     network.tenant_changed,
     network.proxy_invalid,
     network.proxy_password_invalid,
+    secrets.proxy_invalid,
     agents.name_invalid,
     agents.namespace_wrong,
     agents.multiple_modes,
@@ -77,6 +88,8 @@ _WARNINGS: Final[tuple[Rule, ...]] = (
     validation_warnings.short_versions,
     validation_warnings.api_url_without_tls,
     validation_warnings.proxy_password_in_plain_text,
+    secrets.proxy_missing,
+    secrets.paas_token_used,
     metadata.enrichment_off_without_effect,
     metadata.many_attributes,
     host_agents.host_group_argument,
@@ -108,6 +121,14 @@ def validate(new: Object, old: Object | None, cluster: ClusterState) -> Validati
     if errors and ctx.version != versions.NEWEST:
         warnings.append(f"The errors name fields of {versions.NEWEST}; this DynaKube was written in {ctx.version}.")
     return ValidationResult(tuple(errors), tuple(warnings))
+
+
+def secret_names(new: Object, own_namespace: str) -> list[str]:
+    """Return the Secrets whose contents `validate` needs; none of a DynaKube that cannot be read."""
+    try:
+        return secrets.names(_newest(new), own_namespace)
+    except kubernetes_fields.FieldError:
+        return []
 
 
 def _sentences(rules: Iterable[Rule], ctx: ValidationContext) -> list[str]:

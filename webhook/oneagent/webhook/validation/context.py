@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from oneagent.common.dynakube.api import feature_flags, fields, json_path
@@ -29,6 +29,9 @@ class ClusterState:
     """The node driver is installed."""
     is_csi_driver_known: bool = False
     """`has_csi_driver` is known."""
+    secrets: Mapping[str, Mapping[str, str] | None] = field(default_factory=dict, repr=False)
+    """Texts by key of the Secrets that the DynaKube names; None for a missing one. One that could not be read is not
+    in it."""
 
     @property
     def lacks_csi_driver(self) -> bool:

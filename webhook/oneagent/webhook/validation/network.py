@@ -84,7 +84,7 @@ def proxy_password_invalid(ctx: ValidationContext) -> Iterator[str]:
         shown = " ".join(map(repr, unusable))
         yield (
             f"The password in spec.proxy.value has characters that agents cannot read: {shown}. "
-            "Make sure that the password has none of: space ' ` , & = + % \\."
+            f"Make sure that the password has none of: {server_url.UNUSABLE_SHOWN}."
         )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from oneagent.common import identifiers
+from oneagent.common.agents import objects
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.api import fields, json_path
 from oneagent.common.kubernetes import fields as kubernetes_fields
@@ -65,13 +67,23 @@ def namespaces_overlap(ctx: ValidationContext) -> Iterator[str]:
             shown = f" ({', '.join(both[:_MAX_NAMED])}{more})" if both else ""
             places = " and ".join(_namespace_selectors(ctx.new))
             yield (
-                f"The DynaKube selects namespaces{shown} that the DynaKube {_name(other)} selects too. Make sure that "
-                f"no namespace matches the selectors of both; here that is {places}."
+                f"The {_kind(ctx.new)} selects namespaces{shown} that the {_kind(other)} {_object_name(other)} selects "
+                f"too. Make sure that no namespace matches the selectors of both; here that is {places}."
             )
+
+
+def _kind(manifest: Object) -> str:
+    return str(manifest.get("kind") or "DynaKube")
+
+
+def _object_name(manifest: Object) -> str:
+    return quote(objects.name_of(str(json_path.get_value(dict(manifest), "metadata.name"))))
 
 
 def _namespace_selectors(manifest: Object) -> list[str]:
     """Return the paths of namespace selectors that have an effect."""
+    if _kind(manifest) == identifiers.INJECTION_KIND:
+        return ["spec.namespaceSelector"]
     paths = [f"spec.oneAgent.{mode}.namespaceSelector" for mode in modes(manifest, fields.INJECTING_MODES)]
     if json_path.get_value(dict(manifest), "spec.metadataEnrichment.enabled") is True:
         paths.append("spec.metadataEnrichment.namespaceSelector")

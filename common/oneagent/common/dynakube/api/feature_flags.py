@@ -98,6 +98,7 @@ _ALL: Final = (
     Feature("ignored-namespaces", "list", '["^<own>$", "^kube-.*", "^openshift(-.*)?$", "^gke-.*", "^gmp-.*"]'),
     Feature("init-container-seccomp-profile", "switch", "false"),
     Feature("injection-failure-policy", "text", "silent"),
+    Feature("injection-init-containers", "switch", "false"),
     Feature("injection-readonly-volume", "switch", "false"),
     Feature("label-version-detection", "switch", "false"),
     Feature("max-csi-mount-attempts", "number", "10"),

@@ -274,7 +274,10 @@ STATUS: Final = section(
                 },
             ),
         ),
-        "codeModules": _versions("the agent for applications"),
+        "codeModules": _versions(
+            "the agent for applications",
+            tenantConfig=text("Digest of the tenant's answers that nodes read from the Secret <name>.tenant-config."),
+        ),
         "dynatraceApi": section(
             "How the tenant's API is used.", {"lastTokenScopeRequest": moment("When the tokens were last checked.")}
         ),

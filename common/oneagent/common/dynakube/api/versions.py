@@ -8,3 +8,6 @@ VERSIONS: Final = ("v1alpha1", "v1beta1", "v1beta2", "v1beta3", "v1beta4", "v1be
 """All that are served, oldest first."""
 NEWEST: Final = VERSIONS[-1]
 """The one that is stored."""
+
+INJECTION: Final = "v1alpha1"
+"""The version of the OpenTelemetryInjection API, which has a group of its own."""

@@ -8,26 +8,29 @@ its answer.
 
 from __future__ import annotations
 
+import glob
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from oneagent.common import node_report
+from oneagent.common import agents, node_report
 from oneagent.common.identifiers import Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.cli.status import MISSING, UNRECORDED
 from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.linux import disk_usage, process
 from oneagent.csi_driver.linux import mount_table as linux_mount_table
-from oneagent.csi_driver.linux.mount_table import Mount, Overlay
+from oneagent.csi_driver.linux.mount_table import Mount
 from oneagent.csi_driver.metadata import readonly
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import VersionRecord
 from oneagent.csi_driver.metadata.readonly import MetadataSnapshot
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
+from oneagent.csi_driver.store import mounted_views
+from oneagent.csi_driver.store.mounted_views import MountedView
 
 
 def collect_status(data: DataDir, mount_table: Path, *, now: float) -> node_report.NodeStatus:
@@ -51,8 +54,7 @@ def collect_status(data: DataDir, mount_table: Path, *, now: float) -> node_repo
     if rows.problem:
         unreadable.append(f"{rows.problem} ({data.database})")
     # Parts of a view are what kubelet binds for a subPath.
-    overlays = [overlay for overlay in linux_mount_table.overlays(mounts or []) if overlay.mount.root == "/"]
-    views = {volume: overlay for overlay in overlays if (volume := _volume_of(overlay, data))}
+    views = {view.volume: view for view in mounted_views.find(mounts or [], data) if view.whole and view.is_complete}
     return node_report.NodeStatus(
         data_dir=str(data.root),
         taken_at=now,
@@ -62,7 +64,7 @@ def collect_status(data: DataDir, mount_table: Path, *, now: float) -> node_repo
             process.is_locked(data.server_lock), process.is_locked(data.root / "provisioner.lock")
         ),
         versions=_versions(data, stored, rows, views.values()),
-        volumes=_volumes(data, rows, mounts, views),
+        volumes=_volumes(rows, mounts, views),
         failures=tuple(_failure(row) for row in rows.volumes if _has_failed(row) and row.id not in views),
         dynakubes=tuple(_dynakube(row, stored) for row in sorted(rows.dynakubes, key=lambda row: row.name)),
         disk=_disk(data),
@@ -79,12 +81,10 @@ def _version_of_directory(name: str) -> Version | None:
 
 
 def _versions(
-    data: DataDir, stored: set[Version], rows: MetadataSnapshot, overlays: Iterable[Overlay]
+    data: DataDir, stored: set[Version], rows: MetadataSnapshot, views: Iterable[MountedView]
 ) -> tuple[node_report.VersionStatus, ...]:
     records = {row.version: row for row in rows.versions}
-    mounted = Counter(
-        version for overlay in overlays for layer in overlay.lower if (version := data.version_of_layer(layer))
-    )
+    mounted = Counter(view.version for view in views if view.version)
     desired = {row.version for row in rows.dynakubes if row.version}
     return tuple(
         _version(
@@ -109,7 +109,7 @@ def _version(
 ) -> node_report.VersionStatus:
     state: str = MISSING
     if stored:
-        is_complete = os.path.isfile(f"{data.agent(version)}/{PRELOAD_LIBRARY}")
+        is_complete = agents.of_tree(data.agent(version)) is not None
         state = VersionState.READY if is_complete else VersionState.CORRUPT
     elif row is not None and row.state != VersionState.READY:
         state = row.state
@@ -123,19 +123,28 @@ def _version(
         installed_at=(row.installed_at or None) if row is not None else None,
         last_used_at=(row.last_used_at or None) if row is not None else None,
         message=row.message if row is not None else "",
+        downloaded_bytes=_downloaded_bytes(data, version) if state == VersionState.DOWNLOADING else 0,
     )
 
 
-def _volume_of(overlay: Overlay, data: DataDir) -> VolumeId | None:
-    return data.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
+def _downloaded_bytes(data: DataDir, version: Version) -> int:
+    """Return the bytes on disk of a version's download, which may have holes; 0 if there are none or they just went."""
+    total = 0
+    for file in data.tmp.glob(f"{glob.escape(version)}*.part"):
+        try:
+            status = file.lstat()
+        except OSError:
+            continue
+        total += status.st_blocks * 512 if stat.S_ISREG(status.st_mode) else 0
+    return total
 
 
 def _volumes(
-    data: DataDir, rows: MetadataSnapshot, mounts: list[Mount] | None, views: Mapping[VolumeId, Overlay]
+    rows: MetadataSnapshot, mounts: list[Mount] | None, views: Mapping[VolumeId, MountedView]
 ) -> tuple[node_report.VolumeStatus, ...]:
     targets = {mount.target for mount in mounts or []}
     known = [_volume(row, row.id in views, None if mounts is None else row.target in targets) for row in rows.volumes]
-    unknown = [_unrecorded(data, volume, views[volume]) for volume in views.keys() - {row.id for row in rows.volumes}]
+    unknown = [_unrecorded(views[volume]) for volume in views.keys() - {row.id for row in rows.volumes}]
     return tuple(sorted([*known, *unknown], key=lambda volume: (volume.namespace, volume.pod, volume.id)))
 
 
@@ -155,19 +164,18 @@ def _volume(row: VolumeRecord, has_view: bool, mounted: bool | None) -> node_rep
     )
 
 
-def _unrecorded(data: DataDir, volume: VolumeId, overlay: Overlay) -> node_report.VolumeStatus:
-    versions = (found for layer in overlay.lower if (found := data.version_of_layer(layer)))
+def _unrecorded(view: MountedView) -> node_report.VolumeStatus:
     return node_report.VolumeStatus(
-        id=volume,
+        id=view.volume,
         namespace="",
         pod="",
         dynakube="",
         mode="app",
-        version=next(versions, ""),
+        version=view.version,
         state=UNRECORDED,
         mounted=True,
-        read_only=overlay.upper is None,
-        target=overlay.mount.target,
+        read_only=view.read_only,
+        target=view.mount.target,
         since=None,
     )
 
@@ -191,7 +199,13 @@ def _failure(row: VolumeRecord) -> node_report.Failure:
 
 def _dynakube(row: DesiredState, stored: set[Version]) -> node_report.DynaKubeStatus:
     return node_report.DynaKubeStatus(
-        row.name, row.tenant, row.version, row.version in stored, row.condition, row.changed_at or None
+        name=row.name,
+        tenant=row.tenant,
+        version=row.version,
+        in_store=row.version in stored,
+        condition=row.condition,
+        since=row.changed_at or None,
+        configured=bool(row.layer),
     )
 
 

@@ -1,7 +1,7 @@
 """Problems of a node that need an administrator: one sentence each, with the remedy where there is one.
 
 Whatever the driver mends by itself within a minute is none: a version that is downloaded, a tenant that is polled,
-a view that is being mounted.
+a view that is being mounted. A version whose last attempt failed is one until an attempt succeeds, also during a retry.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Final
 
+from oneagent.common import agents
 from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import DynaKubeStatus, NodeStatus, VersionStatus, VolumeStatus
 from oneagent.csi_driver.cli.status import MISSING
@@ -20,6 +21,7 @@ LITTLE_DISK_BYTES: Final = 256 << 20
 FEW_INODES: Final = 10_000
 """Inodes that about three versions take."""
 GRACE_SECONDS: Final = 60.0
+_TRIED_AGAIN: Final = {VersionState.DOWNLOADING, VersionState.UNPACKING}
 _IN_PROGRESS: Final = {VersionState.PENDING, VersionState.DOWNLOADING, VersionState.UNPACKING}
 
 
@@ -60,6 +62,8 @@ def _of_version(version: VersionStatus) -> Iterator[str]:
     name = agent_version(version.version)
     if version.state == VersionState.FAILED:
         yield f"version {name} can't be installed: {version.message}; the provisioner retries with back-off"
+    elif version.state in _TRIED_AGAIN and version.message:
+        yield f"version {name} was not installed: {version.message}; the next attempt is {version.state}"
     elif version.state == VersionState.CORRUPT:
         detail = version.message or "its preload library is missing in the store"
         yield f"version {name} is corrupt: {detail}"
@@ -68,11 +72,16 @@ def _of_version(version: VersionStatus) -> Iterator[str]:
 
 
 def _of_dynakube(kube: DynaKubeStatus, version_state: str, now: float) -> Iterator[str]:
-    """Report a DynaKube without its version, unless an install is in progress or reported as failed already."""
-    if kube.in_store or not kube.condition or version_state in {*_IN_PROGRESS, VersionState.FAILED}:
+    """Report a DynaKube whose pods wait, unless an install is in progress or reported as failed already."""
+    if (
+        (kube.in_store and kube.configured)
+        or not kube.condition
+        or version_state in {*_IN_PROGRESS, VersionState.FAILED}
+    ):
         return
     if kube.since is None or now - kube.since >= GRACE_SECONDS:
-        yield f"DynaKube {kube.name} has no version on this node: {kube.condition}"
+        lacks = "configuration for its version" if kube.in_store else "version"
+        yield f"{agents.describe_object(kube.name)} has no {lacks} on this node: {kube.condition}"
 
 
 def _of_volume(volume: VolumeStatus) -> Iterator[str]:

@@ -1,23 +1,19 @@
-"""Tables of a node's status for a terminal. Loads rich, 6 MiB."""
+"""Text of a node's status: what needs attention first, then tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import IO
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from oneagent.common import printable
+from oneagent.common import terminal
 from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import NodeStatus
+from oneagent.common.terminal import Column, Screen
 
-_FILE_WIDTH = 160
-_COLOURS = {
+_STYLES: Final = {
     "ready": "green",
     "mounted": "green",
+    "written": "green",
     "failed": "red",
     "corrupt": "red",
     "missing": "red",
@@ -25,57 +21,78 @@ _COLOURS = {
     "not mounted": "red",
     "waiting": "yellow",
 }
+_VERSIONS: Final = (
+    Column("version"),
+    Column("state", styles=_STYLES),
+    Column("size", 3),
+    Column("views", 2),
+    Column("requested by", 4),
+    Column("last use", 5),
+    Column("message", 1, wraps=True),
+)
+_VOLUMES: Final = (
+    Column("pod"),
+    Column("state", 1, styles=_STYLES),
+    Column("dynakube", 3),
+    Column("version", 2),
+    Column("mount table", 5, styles=_STYLES),
+    Column("since", 4),
+    Column("volume", 6),
+)
+_FAILURES: Final = (
+    Column("pod"),
+    Column("attempts", 2),
+    Column("dynakube", 4),
+    Column("since", 5),
+    Column("runs without agent", 3),
+    Column("reason", 1, wraps=True),
+)
+_DYNAKUBES: Final = (
+    Column("dynakube"),
+    Column("version", 1),
+    Column("in store", 2),
+    Column("tenant", 4),
+    Column("since", 5),
+    Column("condition", 3, wraps=True),
+)
+_LABEL: Final = 11
 
 
-def print_status(status: NodeStatus, file: IO[str] | None = None) -> None:
-    """Print the tables; without colours and in a fixed width where the output is no terminal."""
-    console = Console(file=file, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=file, highlight=False, width=_FILE_WIDTH, color_system=None)
-    for title, header, rows in (
-        ("Versions", ("version", "state", "size", "views", "requested by", "last use", "message"), _versions(status)),
-        ("Volumes", ("pod", "DynaKube", "version", "state", "mount table", "since", "volume"), _volumes(status)),
-        ("Failures", ("pod", "DynaKube", "attempts", "since", "pod runs without agent", "reason"), _failures(status)),
-        ("DynaKubes", ("name", "tenant", "version", "in store", "condition", "since"), _dynakubes(status)),
+def lines(status: NodeStatus, screen: Screen) -> Iterator[str]:
+    """Yield what needs attention, then the tables and the state of the node's parts."""
+    if status.problems:
+        yield screen.paint("Needs attention", "red")
+        for problem in status.problems:
+            yield from screen.wrap(problem, "  - ", "    ")
+        yield ""
+    for title, columns, rows in (
+        ("versions", _VERSIONS, list(_versions(status))),
+        ("volumes", _VOLUMES, list(_volumes(status))),
+        ("failures", _FAILURES, list(_failures(status))),
+        ("DynaKubes", _DYNAKUBES, list(_dynakubes(status))),
     ):
-        _table(console, title, header, rows)
-    _disk(console, status)
+        yield from terminal.table(columns, rows, screen) if rows else [f"no {title}"]
+        yield ""
     running = ((name, getattr(status.running, name)) for name in ("server", "provisioner"))
-    words = {True: "running", False: "[red]not running[/]", None: "unknown"}
-    console.print("[bold]Processes[/]  " + ", ".join(f"{name} {words[held]}" for name, held in running))
-    moved = f"; corrupt ones were moved away: {_escape(', '.join(status.set_aside))}" if status.set_aside else ""
-    console.print(f"[bold]Database[/]   {status.metadata}{moved}")
+    words = {True: "running", False: "not running", None: "unknown"}
+    moved = f"; corrupt ones were moved away: {', '.join(status.set_aside)}" if status.set_aside else ""
+    for label, text in (
+        ("disk", _disk(status)),
+        ("processes", ", ".join(f"{name} {words[is_held]}" for name, is_held in running)),
+        ("database", f"{status.metadata}{moved}"),
+    ):
+        if text:
+            yield from screen.wrap(text, f"{label:<{_LABEL}}", " " * _LABEL)
     if not status.problems:
-        console.print("[green]Nothing needs attention.[/]")
-        return
-    console.print("[bold red]Needs attention[/]")
-    for problem in status.problems:
-        console.print(f"  - {_escape(problem)}", soft_wrap=True)
-
-
-def _table(console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(*header, box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*(_coloured(cell) for cell in row))
-    if table.row_count:
-        console.print(table)
-    else:
-        console.print(f"[bold]{title}[/]  none\n")
-
-
-def _coloured(cell: str) -> str:
-    colour = _COLOURS.get(cell)
-    return f"[{colour}]{cell}[/]" if colour else _escape(cell)
-
-
-def _escape(text: str) -> str:
-    return escape(printable.mask(text))
+        yield screen.paint("Nothing needs attention.", "green")
 
 
 def _versions(status: NodeStatus) -> Iterable[Sequence[str]]:
     for row in status.versions:
         used = "now" if row.views else _ago(row.last_used_at, status.taken_at)
         size = _size(row.size_bytes) if row.size_bytes else ""
+        if row.downloaded_bytes:
+            size = f"{_size(row.downloaded_bytes)} so far"
         yield (agent_version(row.version), row.state, size, str(row.views), ", ".join(row.wanted_by), used, row.message)
 
 
@@ -86,27 +103,27 @@ def _volumes(status: NodeStatus) -> Iterable[Sequence[str]]:
         if row.mounted is False and row.state == "mounted":
             here = "not mounted"
         state = f"{row.state} (host)" if row.mode == "host" else row.state
-        yield (pod, row.dynakube, agent_version(row.version), state, here, _ago(row.since, status.taken_at), row.id)
+        yield (pod, state, row.dynakube, agent_version(row.version), here, _ago(row.since, status.taken_at), row.id)
 
 
 def _failures(status: NodeStatus) -> Iterable[Sequence[str]]:
     for row in status.failures:
         since = _ago(row.first_failed_at, status.taken_at)
         runs = "yes" if row.empty else "no, it waits"
-        yield (f"{row.namespace}/{row.pod}", row.dynakube, str(row.attempts), since, runs, row.reason)
+        yield (f"{row.namespace}/{row.pod}", str(row.attempts), row.dynakube, since, runs, row.reason)
 
 
 def _dynakubes(status: NodeStatus) -> Iterable[Sequence[str]]:
     for row in status.dynakubes:
         in_store = "yes" if row.in_store else "no"
         since = _ago(row.since, status.taken_at)
-        yield (row.name, row.tenant, agent_version(row.version), in_store, row.condition or "ok", since)
+        yield (row.name, agent_version(row.version), in_store, row.tenant, since, row.condition or "ok")
 
 
-def _disk(console: Console, status: NodeStatus) -> None:
+def _disk(status: NodeStatus) -> str:
     disk = status.disk
     if disk is None:
-        return
+        return ""
     parts = {
         "agent store": disk.store_bytes,
         "written by pods": disk.volumes_bytes,
@@ -117,7 +134,7 @@ def _disk(console: Console, status: NodeStatus) -> None:
     shown = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
     free = f"{_size(disk.free_bytes)} of {_size(disk.total_bytes)} free"
     inodes = f", {disk.free_inodes:,} of {disk.total_inodes:,} inodes" if disk.total_inodes else ""
-    console.print(f"[bold]Disk[/]       {shown}; {free}{inodes}")
+    return f"{shown}; {free}{inodes}"
 
 
 def _size(size: float) -> str:

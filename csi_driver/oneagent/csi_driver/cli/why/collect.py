@@ -8,44 +8,53 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from oneagent.common.identifiers import Version
-from oneagent.common.injection.contract import PRELOAD_LIBRARY
+from oneagent.common import agents
+from oneagent.common.identifiers import TenantId, Version
 from oneagent.common.node_report import PodEvidence, View, Volume
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.cli.why import processes as why_processes
 from oneagent.csi_driver.cli.why.processes import ProcessScan
-from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.linux import mount_table as linux_mount_table
 from oneagent.csi_driver.linux import process
-from oneagent.csi_driver.linux.mount_table import Mount
 from oneagent.csi_driver.metadata import readonly
 from oneagent.csi_driver.metadata.readonly import MetadataSnapshot
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
-from oneagent.csi_driver.store import corruption_log
+from oneagent.csi_driver.store import config_layers, corruption_log, mounted_views
+from oneagent.csi_driver.store.mounted_views import MountedView
 
 
 def collect_evidence(
-    data: DataDir, mount_table: Path, proc: Path, namespace: str, pod: str, *, now: float
+    data: DataDir, mount_table: Path, proc: Path, namespace: str, pod: str, uid: str = "", *, now: float
 ) -> PodEvidence:
-    """Read the evidence, without a conclusion; see `diagnose.diagnose`."""
+    """Read the evidence, without a conclusion; see `diagnose.diagnose`.
+
+    With a `uid` the processes of a pod without a volume are found too.
+    """
     unreadable = []
     rows = readonly.read(data)
     if rows.problem:
         unreadable.append(f"{rows.problem} ({data.database})")
     row = _row(rows, namespace, pod)
     mounted: bool | None = None
-    top: Mount | None = None
+    view: MountedView | None = None
     scan = ProcessScan((), sees_pods=False)
     if row is not None:
         try:
-            top = linux_mount_table.top_at(linux_mount_table.read(mount_table), row.target)
-            mounted = top is not None
+            table = linux_mount_table.read(mount_table)
+            mounted = linux_mount_table.top_at(table, row.target) is not None
+            views = (found for found in mounted_views.find(table, data) if found.mount.target == row.target)
+            view = next((found for found in views if found.volume == row.id and found.is_complete), None)
         except (OSError, ValueError) as error:
             unreadable.append(f"the mount table {mount_table} can't be read: {error}")
-    overlay = linux_mount_table.as_overlay(top) if top is not None else None
-    if row is not None and overlay is not None:
+    if row is not None and view is not None:
         try:
-            scan = why_processes.find_processes(proc, overlay.mount, row.target)
+            scan = why_processes.find_processes(proc, view, row.target)
+        except OSError as error:
+            unreadable.append(f"the processes in {proc} can't be read: {error.strerror}")
+    if row is None and uid:
+        try:
+            scan = why_processes.find_by_pod(proc, uid)
         except OSError as error:
             unreadable.append(f"the processes in {proc} can't be read: {error.strerror}")
     corruption = _corruption(data, row) if row is not None else ""
@@ -55,14 +64,26 @@ def collect_evidence(
         taken_at=now,
         volume=_volume(row, rows) if row is not None else None,
         mounted=mounted,
-        view=View(overlay.upper, overlay.lower) if overlay is not None else None,
+        view=View(*view.layers) if view is not None else None,
         is_corrupt=bool(corruption),
         corruption=corruption,
         processes=scan.processes,
         sees_pods=scan.sees_pods,
         server_running=process.is_locked(data.server_lock),
         unreadable=tuple(unreadable),
+        lacks_token=row is not None and view is not None and not _can_report(data, row),
     )
+
+
+def _can_report(data: DataDir, row: VolumeRecord) -> bool:
+    """Return whether the view's configuration has what agents need to report; a removed one is not known to lack it."""
+    if row.mode != "app" or not row.dynakube or not row.layer:
+        return True
+    try:
+        path = data.config_layer_path(TenantId(row.tenant), LayerId(row.layer))
+    except data_dir.UnsafeNameError:
+        return True
+    return not os.path.isdir(path) or config_layers.is_complete(path, row.dynakube)
 
 
 def _row(rows: MetadataSnapshot, namespace: str, pod: str) -> VolumeRecord | None:
@@ -95,5 +116,5 @@ def _corruption(data: DataDir, row: VolumeRecord) -> str:
         tree = data.agent(version)
     except data_dir.UnsafeNameError:
         return ""
-    is_incomplete = os.path.isdir(tree) and not os.path.isfile(f"{tree}/{PRELOAD_LIBRARY}")
-    return f"which lacks {PRELOAD_LIBRARY} in the agent store" if is_incomplete else ""
+    is_incomplete = os.path.isdir(tree) and agents.of_tree(tree) is None
+    return f"which lacks {agents.DEFAULT.preload_library} in the agent store" if is_incomplete else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from oneagent.common import agents
 from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import Diagnosis, PodEvidence, PodProcess, Volume
 from oneagent.csi_driver.cli.why import Reason
@@ -30,6 +31,12 @@ def diagnose(evidence: PodEvidence) -> Diagnosis:
             f"move the directory of version {evidence.volume.version} from agents/ to trash/ if the provisioner has "
             "not done so, wait until it is installed again, and restart the pod",
         )
+    if evidence.lacks_token:
+        return Diagnosis(
+            Reason.CANNOT_REPORT,
+            f"{_pod(evidence)} has a view whose configuration lacks the tenant's token, so its agent cannot report",
+            "restart the pod: a driver of an older version mounted this view before the tenant had answered",
+        )
     return _of_processes(evidence, evidence.volume)
 
 
@@ -44,6 +51,8 @@ def _without_volume(evidence: PodEvidence) -> Diagnosis:
             f"volume of {_pod(evidence)} unknown: {'; '.join(evidence.unreadable)}",
             "run this as root on a node, with its --data-dir",
         )
+    if any(process.mapped for process in evidence.processes):
+        return _of_processes(evidence)
     return Diagnosis(
         Reason.NO_VOLUME,
         f"{_pod(evidence)} has no volume of the driver on this node",
@@ -56,13 +65,16 @@ def _host(evidence: PodEvidence, volume: Volume) -> Diagnosis:
     if evidence.mounted:
         return Diagnosis(
             Reason.HOST_DIRECTORY,
-            f"{_pod(evidence)} is a host agent and has the persistent directory of DynaKube {volume.dynakube}",
+            f"{_pod(evidence)} is a host agent and has the persistent directory of "
+            f"{agents.describe_object(volume.dynakube)}",
         )
     return _without_view(evidence, volume)
 
 
 def _without_view(evidence: PodEvidence, volume: Volume) -> Diagnosis:
     pod = _pod(evidence)
+    if volume.state == VolumeState.WRITTEN:
+        return Diagnosis(Reason.FILES_ONLY, f"{pod} has its metadata files, and no agent was requested for it")
     if volume.state == VolumeState.EMPTY:
         return Diagnosis(
             Reason.NO_AGENT_MOUNTED, f"{pod} runs without its agent, with an empty view: {volume.reason}", _RESTART_POD
@@ -74,7 +86,8 @@ def _without_view(evidence: PodEvidence, volume: Volume) -> Diagnosis:
             f"{pod} can't start yet: {f'attempt {volume.attempts} failed: ' if volume.attempts else ''}{why}",
             "the server is not running on this node: see the log of its container"
             if evidence.server_running is False
-            else "wait while the version is being installed; else see oneagent-csi status for the problem",
+            else "wait while the version is being installed; if it can't be, correct what the reason names: the "
+            "DynaKube's version or image, its token, the network or the disk",
         )
     if evidence.mounted is None:
         return Diagnosis(
@@ -91,8 +104,10 @@ def _without_view(evidence: PodEvidence, volume: Volume) -> Diagnosis:
     )
 
 
-def _of_processes(evidence: PodEvidence, volume: Volume) -> Diagnosis:
-    pod, version = _pod(evidence), agent_version(volume.version) or "unknown"
+def _of_processes(evidence: PodEvidence, volume: Volume | None = None) -> Diagnosis:
+    """Without a volume the agent came into the pod by other means: an init container, its image, the host."""
+    pod = _pod(evidence)
+    version = agent_version(volume.version) or "unknown" if volume is not None else "unknown, from no volume"
     if not evidence.processes:
         return _no_process(evidence)
     mapped = [process for process in evidence.processes if process.mapped]
@@ -123,12 +138,14 @@ def _of_processes(evidence: PodEvidence, volume: Volume) -> Diagnosis:
 
 def _no_process(evidence: PodEvidence) -> Diagnosis:
     start = f"{_pod(evidence)} has its view"
+    profile = agents.of_dynakube(evidence.volume.dynakube if evidence.volume is not None else "")
+    library = profile.library_name.removesuffix(".so")
     if not evidence.sees_pods:
         return Diagnosis(
             Reason.PROCESSES_NOT_SEEN,
             f"{start}; its processes are not visible from here",
             "run this as root where the node's processes are visible (--proc), or in the container: "
-            "grep liboneagentproc /proc/1/maps",
+            f"grep {library} /proc/1/maps",
         )
     return Diagnosis(
         Reason.NO_PROCESS,

@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
-from oneagent.common import printable
+from oneagent.common import agents
 from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import Diagnosis, PodEvidence, PodProcess
+from oneagent.common.terminal import Screen
+from oneagent.csi_driver.cli.why import AS_INTENDED, UNKNOWN
+
+_LABEL: Final = 11
 
 
-def render(evidence: PodEvidence, diagnosis: Diagnosis) -> str:
-    """Return the text."""
-    return "".join(f"{printable.mask(line)}\n" for line in _lines(evidence, diagnosis))
-
-
-def _lines(evidence: PodEvidence, diagnosis: Diagnosis) -> Iterator[str]:
-    yield f"{diagnosis.sentence[0].upper()}{diagnosis.sentence[1:]}."
+def lines(evidence: PodEvidence, diagnosis: Diagnosis, screen: Screen) -> Iterator[str]:
+    """Yield the diagnosis and its remedy as sentences, then the evidence."""
+    style = "green" if diagnosis.reason in AS_INTENDED else "yellow" if diagnosis.reason in UNKNOWN else "red"
+    for line in screen.wrap(f"{diagnosis.sentence[0].upper()}{diagnosis.sentence[1:]}."):
+        yield screen.paint(line, style)
     if diagnosis.remedy:
-        yield f"What to do: {diagnosis.remedy}."
+        yield from screen.remedy(diagnosis.remedy, "What to do: ", " " * _LABEL, end=".")
     yield ""
+    for label, text in _evidence(evidence):
+        yield from screen.wrap(text, f"{label:<{_LABEL}}", " " * _LABEL)
+
+
+def _evidence(evidence: PodEvidence) -> Iterator[tuple[str, str]]:
     volume = evidence.volume
     if volume is not None:
-        yield f"volume     {volume.id}, mode {volume.mode}, {volume.state}"
-        yield f"DynaKube   {volume.dynakube or 'unknown'}{f' ({volume.condition})' if volume.condition else ''}"
-        yield f"version    {agent_version(volume.version) or 'none yet'}"
-        yield f"target     {volume.target}"
+        yield "volume", f"{volume.id}, mode {volume.mode}, {volume.state}"
+        condition = f" ({volume.condition})" if volume.condition else ""
+        yield "owner", f"{agents.describe_object(volume.dynakube) if volume.dynakube else 'unknown'}{condition}"
+        yield "version", agent_version(volume.version) or "none yet"
+        yield "target", volume.target
     for layer in (evidence.view.upper, *evidence.view.lower) if evidence.view is not None else ():
         if layer is not None:
-            yield f"layer      {layer}"
+            yield "layer", layer
     for process in evidence.processes:
-        yield f"process    {process.pid} {process.command}: {_process_state(process)}"
+        yield "process", f"{process.pid} {process.command}: {_process_state(process)}"
     for problem in evidence.unreadable:
-        yield f"not read   {problem}"
+        yield "not read", problem
 
 
 def _process_state(process: PodProcess) -> str:

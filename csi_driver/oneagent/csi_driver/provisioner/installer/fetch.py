@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +32,8 @@ class InstallRequest:
 
     version: StoreKey
     dynakubes: tuple[DynaKube, ...]
+    delayed_seconds: float = field(default=0.0, compare=False)
+    """How long the node has waited already since it could know of the version."""
 
     @property
     def settings(self) -> tuple[object, ...]:

@@ -21,8 +21,8 @@ if __name__ == "__main__":
 import msgspec
 
 from oneagent.common import typed_json, unpack
-from oneagent.common.unpack import dedup, file_manifest, image, zip
-from oneagent.csi_driver.linux import sandbox
+from oneagent.common.unpack import dedup, early_files, file_manifest, image, zip
+from oneagent.csi_driver.linux import sandbox, stop_signals
 from oneagent.csi_driver.provisioner.unpacker import messages
 from oneagent.csi_driver.provisioner.unpacker.messages import Answer, Failure, Link, Request, Size, Unpacked
 
@@ -42,6 +42,7 @@ _STACK_BYTES: Final = 1 << 20
 
 def main() -> int:
     """Carry out one request; the exit code."""
+    stop_signals.unblock()
     request = typed_json.decode(sys.stdin.buffer.readline(), Request)
     threading.stack_size(_STACK_BYTES)
     codecs.lookup("cp437")  # Names in zips; loaded at first use otherwise.
@@ -64,15 +65,17 @@ def main() -> int:
 
 
 def _unpack(request: Request, orders: BinaryIO) -> Unpacked:
-    package: unpack.AgentPackage = (
-        image.read(request.package) if request.kind == "image" else zip.read(request.package[0])
-    )
-    _answer(Size(package.unpacked_size))
-    if orders.readline() != b"\n":
-        raise unpack.UnpackCancelledError("the parent has ended")
     links = dedup.DeferredLinks()
     existing = dedup.ExistingFiles(_load(request.existing), links)
     tree = Path(request.tree)
+    package: unpack.AgentPackage
+    if request.kind == "image":
+        package = image.read(request.package, early=early_files.EarlyFiles(tree, request.free_bytes, existing))
+    else:
+        package = zip.read(request.package[0])
+    _answer(Size(package.unpacked_size))
+    if orders.readline() != b"\n":
+        raise unpack.UnpackCancelledError("the parent has ended")
     unpacked = package.unpack(tree, threads=request.threads, existing=existing)
     unpacked.make_durable()
     with open(request.links, "wb") as file:

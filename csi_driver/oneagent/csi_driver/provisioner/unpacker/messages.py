@@ -53,11 +53,13 @@ class Request(msgspec.Struct, frozen=True):
     manifest: int
     links: int
     threads: int | None
+    free_bytes: int
+    """Bytes that may be written before `Size` is answered."""
     existing: tuple[Existing, ...]
 
 
 class Size(msgspec.Struct, frozen=True, tag=True):
-    """Bytes that the tree will take on the disk."""
+    """Bytes that the tree will take on the disk, in addition to those that are written already."""
 
     unpacked_size: _Bytes
 

@@ -89,9 +89,11 @@ class Unpacker:
         *,
         cancelled: Callable[[], bool],
         make_room: Callable[[int], None],
+        free_bytes: int = 0,
     ) -> UnpackedTree:
         """Unpack into the new directory `scratch`; `make_room` gets the bytes that the tree will take.
 
+        Up to `free_bytes` may be written before, in addition to those that `make_room` gets: so an image is read once.
         Raises `PackageError`, `OSError`, and the errors of `make_room`. The caller removes `scratch`.
         """
         tree, manifest, links = scratch / "tree", scratch / "manifest.json", scratch / "links"
@@ -100,7 +102,9 @@ class Unpacker:
         tree.chmod(file_manifest.DIRECTORY_MODE)
         with _opened(package.files) as files, manifest.open("xb") as manifest_file, links.open("xb") as links_file:
             outputs = manifest_file.fileno(), links_file.fileno()
-            request = Request(os.getpid(), package.kind, files, str(tree), *outputs, self._threads, tuple(existing))
+            request = Request(
+                *(os.getpid(), package.kind, files, str(tree), *outputs, self._threads, free_bytes, tuple(existing))
+            )
             with _Child(self._command, (*files, *outputs), cancelled, self._max_seconds) as child:
                 child.send(msgspec.json.encode(request))
                 make_room(child.receive(Size).unpacked_size)

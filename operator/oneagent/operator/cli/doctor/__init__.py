@@ -1,5 +1,6 @@
 """Problems of the installation and their remedies.
 
+    installation           all of it, a half, or nothing; Secrets; deletions that do not end
     webhook_configuration  CRD, webhook configurations, and their certificates
     workloads              operator, webhook and driver: ready, of one release, images pulled, admitted
     nodes                  driver on every node, registered, and the nodes' own problems
@@ -35,6 +36,25 @@ class Finding:
     """A constant name, for programs."""
     sentence: str
     remedy: str = ""
+    commands: tuple[str, ...] = ()
+    """Commands of the remedy, in their order."""
+
+
+class Mark(enum.StrEnum):
+    """Result of a check."""
+
+    PASSED = "passed"
+    WARNING = "warning"
+    ERROR = "error"
+    SKIPPED = "not checked"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    check: str
+    title: str
+    """Statement that is true if the check has passed."""
+    mark: Mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +63,8 @@ class DoctorReport:
     checks: tuple[str, ...]
     """Checks that were run."""
     nodes: int
+    results: tuple[CheckResult, ...] = ()
+    """Results of all checks, in their order."""
 
     @property
     def healthy(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from oneagent.common import agents
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.kubernetes.fields import FieldError
 from oneagent.operator.cli import k8s_objects
@@ -16,6 +17,8 @@ TOKEN_KEY: Final = "apiToken"  # noqa: S105
 _OTHER_KEY: Final = "paasToken"
 GRACE_SECONDS: Final = 300.0
 """Age from which pending work is a warning."""
+TOKENS_REFUSED: Final = "TokensRefused"
+"""Reason of a condition that fails because of the tokens. The operator's module of it needs more than this program."""
 _SUMMARY: Final = "Ready"
 
 
@@ -25,42 +28,64 @@ def conditions(cluster: ClusterSnapshot) -> Iterator[Finding]:
     if not cluster.dynakubes:
         yield note(name, f"there is no DynaKube in the namespace {cluster.namespace}")
     for kube in cluster.dynakubes:
-        dynakube, kube_conditions = f"DynaKube {k8s_objects.name(kube)}", k8s_objects.conditions(kube)
+        dynakube, kube_conditions = agents.describe_object(k8s_objects.name(kube)), k8s_objects.conditions(kube)
+        if k8s_objects.is_deleting(kube):
+            yield note(name, f"{dynakube} is being deleted")
+            continue
         if not kube_conditions:
             yield warning(name, f"the operator has not reconciled {dynakube} yet", "check that the operator runs")
         for kind, condition in kube_conditions.items():
-            if kind == _SUMMARY:
+            if kind == _SUMMARY or _is_consequence(kind, kube, cluster):
                 continue
             since = k8s_objects.age_seconds(condition.get("lastTransitionTime"), cluster.taken_at)
             sentence = f"{dynakube}: {kind}: {condition.get('message', '')}"
             if condition.get("status") == "False":
-                yield error(
-                    name, sentence, f"kubectl -n {cluster.namespace} describe dynakube {k8s_objects.name(kube)}"
-                )
+                yield error(name, sentence, _remedy(kind, kube, cluster))
             elif condition.get("status") != "True" and since > GRACE_SECONDS:
                 yield warning(name, f"{sentence} (for {since / 60:.0f} min)", "the operator's log has the reason")
             elif condition.get("status") != "True":
                 yield note(name, sentence)
 
 
+def _is_consequence(kind: str, kube: Object, cluster: ClusterSnapshot) -> bool:
+    """Return True for a condition whose cause is a finding of its own: rejected tokens, or a Secret without them."""
+    kube_conditions = k8s_objects.conditions(kube)
+    if kube_conditions[kind].get("reason") == TOKENS_REFUSED:
+        return kube_conditions.get("Tokens", {}).get("status") == "False"
+    return kind == "Tokens" and bool(list(_missing_tokens(kube, cluster)))
+
+
+def _remedy(kind: str, kube: Object, cluster: ClusterSnapshot) -> str:
+    if kind == "Tokens":
+        patch = f'{{"stringData":{{"{TOKEN_KEY}":"TOKEN"}}}}'
+        return f"kubectl -n {cluster.namespace} patch secret {_tokens_secret(kube)} --type=merge -p '{patch}'"
+    return f"kubectl -n {cluster.namespace} describe {k8s_objects.resource(k8s_objects.name(kube))}"
+
+
+def _tokens_secret(kube: Object) -> str:
+    return str((kube.get("spec") or {}).get("tokens") or k8s_objects.name(kube))
+
+
 def tokens(cluster: ClusterSnapshot) -> Iterator[Finding]:
     """Check that the Secret and its key exist; a condition reports if the tenant accepts the token."""
-    name = "Tokens"
     for kube in cluster.dynakubes:
-        spec = kube.get("spec") or {}
-        if not spec.get("apiUrl"):
-            continue
-        secret = spec.get("tokens") or k8s_objects.name(kube)
-        create = f"kubectl -n {cluster.namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=TOKEN"
-        secret_name = f"the Secret {secret} of DynaKube {k8s_objects.name(kube)}"
-        if secret not in cluster.secrets:
-            yield error(name, f"{secret_name} does not exist: no version can be downloaded", create)
-        elif not cluster.secrets[secret] & {TOKEN_KEY, _OTHER_KEY}:
-            yield error(
-                name,
-                f"{secret_name} has no key {TOKEN_KEY}: no version can be downloaded",
-                f"delete the Secret, and {create}",
-            )
+        yield from _missing_tokens(kube, cluster)
+
+
+def _missing_tokens(kube: Object, cluster: ClusterSnapshot) -> Iterator[Finding]:
+    """Yield the finding about a Secret that is not there, or lacks the key; none if Secrets can't be read."""
+    name, spec = "Tokens", kube.get("spec") or {}
+    if not spec.get("apiUrl") or k8s_objects.is_deleting(kube) or "secrets" in cluster.unread:
+        return
+    secret = _tokens_secret(kube)
+    create = f"kubectl -n {cluster.namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=TOKEN"
+    secret_name = f"the Secret {secret} of DynaKube {k8s_objects.name(kube)}"
+    if secret not in cluster.secrets:
+        yield error(name, f"{secret_name} does not exist: no version can be downloaded", create)
+    elif not cluster.secrets[secret] & {TOKEN_KEY, _OTHER_KEY}:
+        yield error(
+            name, f"{secret_name} has no key {TOKEN_KEY}: no version can be downloaded", _remedy(name, kube, cluster)
+        )
 
 
 def read_claims(cluster: ClusterSnapshot) -> tuple[list[namespace_mapping.Claim], list[FieldError]]:
@@ -90,10 +115,11 @@ def namespaces(cluster: ClusterSnapshot) -> Iterator[Finding]:
         if owner != label and owner is not None:
             yield error(
                 name,
-                f"namespace {namespace_name} belongs to DynaKube {owner}, and its label {namespace_mapping.LABEL} "
-                f"{f'is {label}' if label else 'is missing'}: its pods get no agent, or that of another DynaKube",
+                f"namespace {namespace_name} belongs to {agents.describe_object(owner)}, and its label "
+                f"{namespace_mapping.LABEL} {f'is {label}' if label else 'is missing'}: its pods get no agent, or that "
+                "of another owner",
                 "check that the operator runs, which labels it within seconds, and the condition NamespaceMapping of "
-                f"{owner}",
+                f"{agents.describe_object(owner)}",
             )
 
 
@@ -112,7 +138,8 @@ def leftovers(cluster: ClusterSnapshot) -> Iterator[Finding]:
             or namespace_mapping.decide(namespace_name, k8s_objects.labels(namespace), claims).owner is not None
         ):
             continue
-        why = "no DynaKube selects it any more" if label in existing else f"there is no DynaKube {label}"
+        kind, named = agents.kind_of_object(label), agents.describe_object(label)
+        why = f"no {kind} selects it any more" if label in existing else f"there is no {named}"
         yield warning(
             name, f"namespace {namespace_name} has the label {namespace_mapping.LABEL}={label}, but {why}",
             "check that the operator runs, which removes it. After an uninstall: "

@@ -41,7 +41,8 @@ def driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
     if cluster.daemon_set is None:
         yield error(
             name, f"the CSIDriver {identifiers.DRIVER_NAME} is there, and the DaemonSet {snapshot.DRIVER} is not: new "
-            "pods start without their agent", f"install the driver, or delete the CSIDriver {identifiers.DRIVER_NAME}",
+            "pods start without their agent", "apply the manifests or the chart again; to go without the driver, the "
+            "chart has csidriver.enabled=false",
         )  # fmt: skip
 
 
@@ -49,6 +50,11 @@ def without_driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
     """Find nodes where a pod with a volume would wait forever; those that the DaemonSet leaves out are notes."""
     name, daemon_set = "NodesWithoutDriver", cluster.daemon_set
     if daemon_set is None:
+        if cluster.csi_driver is not None:
+            yield error(
+                name, f"no node keeps a driver: the DaemonSet {snapshot.DRIVER} is not there",
+                "apply the manifests or the chart again",
+            )  # fmt: skip
         return
     selector = daemon_set["spec"]["template"]["spec"].get("nodeSelector") or {}
     running = cluster.drivers
@@ -88,7 +94,10 @@ def registration(cluster: ClusterSnapshot) -> Iterator[Finding]:
 
 def reports(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name = "Nodes"
+    leaving = {k8s_objects.name(pod) for pod in cluster.pods if k8s_objects.is_deleting(pod)}
     for report in cluster.reports:
+        if report.pod in leaving:
+            continue
         if report.status is None:
             yield warning(
                 name, f"node {report.node} gives no report: {report.problem}",
@@ -105,15 +114,10 @@ def reports(cluster: ClusterSnapshot) -> Iterator[Finding]:
 def _unready(name: str, node: str, pod: Object) -> Finding:
     pod_name = k8s_objects.name(pod)
     if k8s_objects.is_deleting(pod):
-        return warning(
-            name, f"the driver's pod on node {node} is terminating",
-            "after an uninstall it stays until no pod on the node has a volume",
-        )  # fmt: skip
-    problems = "; ".join(
-        f"{problem.container} {problem.reason} {problem.message}".strip()
-        for problem in k8s_objects.container_problems(pod)
-    )
+        # Its successor starts when it has gone; after an uninstall it stays until no pod on the node has a volume.
+        return note(name, f"the driver's pod {pod_name} on node {node} is being deleted")
+    problems = "; ".join(k8s_objects.explain_unready(pod))
     return error(
         name, f"the driver's pod {pod_name} on node {node} is not ready{f': {problems}' if problems else ''}",
-        f"kubectl -n {pod['metadata']['namespace']} describe pod {pod_name}",
+        k8s_objects.next_look(pod),
     )  # fmt: skip

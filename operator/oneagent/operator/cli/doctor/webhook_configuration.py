@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from oneagent.operator.cli import k8s_objects, snapshot, tls_check
-from oneagent.operator.cli.doctor import Finding, error, note, warning
+from oneagent.operator.cli.doctor import Finding, error, installation, note, warning
 from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 _APPLY: Final = "apply the manifests or the chart again"
@@ -19,6 +19,8 @@ _CA_BUNDLE: Final = (
 def definition(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name, crd = "Definition", cluster.definition
     if crd is None:
+        if installation.state(cluster) == installation.NOT_INSTALLED:
+            return
         yield error(name, f"the CRD {snapshot.DEFINITION} is not there", "apply deploy/crd.yaml, or crd.install=true")
         return
     if not k8s_objects.has_condition(crd, "Established"):

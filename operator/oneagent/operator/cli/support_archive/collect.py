@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import dataclasses
+import datetime
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,27 +12,29 @@ from typing import Any, Final
 
 import yaml
 
-from oneagent.common import identifiers
+from oneagent.common import distribution, node_lease, node_report
 from oneagent.common.injection import contract
 from oneagent.common.kubernetes import fields
-from oneagent.operator.cli import doctor, k8s_objects, kubectl, node_reports, why
+from oneagent.operator.cli import doctor, k8s_objects, kubectl, node_reports, status, why
 from oneagent.operator.cli.doctor import checks
 from oneagent.operator.cli.kubectl import Kubectl, KubectlError, Object
 from oneagent.operator.cli.snapshot import ClusterSnapshot
-from oneagent.operator.cli.support_archive import Archive, redaction
+from oneagent.operator.cli.support_archive import Archive, redaction, report_page
 from oneagent.operator.cli.why import collect, diagnose
 
 ReportProgress = Callable[[str], None]
 
 PARTS: Final = (
-    *("definition", "mutating", "validating", "csi_driver", "csi_nodes", "nodes"),
-    *("deployments", "daemon_sets", "pods", "dynakubes"),
+    *("definition", "mutating", "validating", "csi_driver"),
+    *("deployments", "daemon_sets", "dynakubes"),
 )
-"""Fields of the snapshot."""
-_MORE: Final = ("services", "endpointslices", "leases", "networkpolicies", "poddisruptionbudgets", "replicasets")
+"""Fields of the snapshot that are added as a whole."""
+_MORE: Final = ("services", "endpointslices", "networkpolicies", "poddisruptionbudgets", "replicasets")
 """Kinds in the installation's namespace."""
 _ROLES: Final = ("oneagent-operator", "oneagent-webhook", "oneagent-csi-driver")
 _LINES: Final = 20_000
+_MOST_NODES: Final = 100
+"""Limit of nodes, if no node has a driver."""
 _MOST_PODS: Final = 20
 """Limit of pods that are diagnosed because a node reports them as failed."""
 
@@ -55,36 +58,60 @@ def collect_archive(
 ) -> None:
     """Read everything and add it to the archive."""
     archive.problems += cluster.unread.values()
+    chosen = frozenset(report.node for report in cluster.reports)
+    pods = [pod for pod in cluster.pods if _is_chosen(pod, chosen)]
     archive.add("about.json", _json(_environment(client, cluster)))
-    archive.add("doctor.json", _json(doctor.to_json(checks.run_checks(cluster))))
+    _add_report(archive, cluster)
     archive.add("secrets.json", _json({name: sorted(keys) for name, keys in cluster.secrets.items()}))
+    states = {node: dataclasses.asdict(state) for node, state in sorted(cluster.states.items())}
+    archive.add("nodes.json", _json(states))
     for part in PARTS:
         archive.add(f"objects/{part}.yaml", _yaml(_as_list(getattr(cluster, part))))
+    archive.add("objects/pods.yaml", _yaml(pods))
+    for part, found in (("nodes", cluster.nodes), ("csi_nodes", cluster.csi_nodes)):
+        own = [one for one in found if k8s_objects.name(one) in chosen] if chosen else list(found[:_MOST_NODES])
+        archive.add(f"objects/{part}.yaml", _yaml(own))
     labels = [{"name": k8s_objects.name(one), "labels": k8s_objects.labels(one)} for one in cluster.namespaces]
     archive.add("objects/namespaces.yaml", _yaml(labels))
     report_progress("objects")
     _more_objects(archive, client, report_progress)
     for report in cluster.reports:
         archive.add(f"nodes/{report.node}/status.json", _json(node_reports.to_json(report)))
-    _logs(archive, client, cluster.pods, options.log_bytes, report_progress)
+    _logs(archive, client, pods, options.log_bytes, report_progress)
     _pods(archive, client, cluster, options, report_progress)
-    if archive.problems:
-        archive.add("problems.txt", "".join(f"{problem}\n" for problem in archive.problems))
+    archive.add_problems()
+
+
+def _add_report(archive: Archive, cluster: ClusterSnapshot) -> None:
+    """Add what doctor and status say. A defect in status is a missing part, like what can't be read."""
+    report = checks.run_checks(cluster)
+    archive.add("doctor.json", _json(doctor.to_json(report)))
+    taken_at = datetime.datetime.fromtimestamp(cluster.taken_at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        summary = status.summarize(cluster)
+        archive.add("status.json", _json(status.to_json(summary)))
+        archive.add("report.html", report_page.render(summary, report, taken_at))
+    except Exception as defect:  # noqa: BLE001 - an archive without these parts is better than none
+        archive.problems.append(f"status.json, report.html: {type(defect).__name__}: {defect}")
+
+
+def _is_chosen(pod: Object, nodes: frozenset[str]) -> bool:
+    """Return False for a driver's pod on a node whose report was not read; there may be thousands."""
+    is_driver = k8s_objects.labels(pod).get(k8s_objects.COMPONENT) == node_reports.COMPONENT
+    return not is_driver or not k8s_objects.node(pod) or k8s_objects.node(pod) in nodes
 
 
 def count_steps(cluster: ClusterSnapshot, options: ArchiveOptions) -> int:
     """Return the number of steps that `collect_archive` reports."""
-    logs = len(list(_logs_to_read(cluster.pods)))
-    return 1 + len(_MORE) + 4 + logs + len(_pods_to_diagnose(cluster, options))
+    chosen = frozenset(report.node for report in cluster.reports)
+    logs = len(list(_logs_to_read(pod for pod in cluster.pods if _is_chosen(pod, chosen))))
+    return 1 + len(_MORE) + 5 + logs + len(_pods_to_diagnose(cluster, options))
 
 
 def _environment(client: Kubectl, cluster: ClusterSnapshot) -> dict[str, Any]:
-    try:
-        own = importlib.metadata.version(identifiers.DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        own = "not installed"
+    taken_at = node_report.with_times({"taken_at": cluster.taken_at})
     return {
-        "format": 1, "command": own, "namespace": client.namespace, "taken_at": cluster.taken_at,
+        "format": 1, "command": distribution.version(), "namespace": client.namespace, **taken_at,
         "kubernetes": cluster.version,
     }  # fmt: skip
 
@@ -92,6 +119,9 @@ def _environment(client: Kubectl, cluster: ClusterSnapshot) -> dict[str, Any]:
 def _more_objects(archive: Archive, client: Kubectl, report_progress: ReportProgress) -> None:
     readers: dict[str, Callable[[], Iterable[Any]]] = {kind: partial(client.list_own, kind) for kind in _MORE}
     readers["configmaps"] = lambda: map(redaction.keys_only, client.list_own("configmaps"))
+    # Those of nodes are in nodes.json.
+    component = f"{k8s_objects.COMPONENT}!={node_lease.LABELS[k8s_objects.COMPONENT]}"
+    readers["leases"] = lambda: client.list_own("leases", f"--selector={component}")
     readers["clusterroles"] = lambda: filter(None, (client.get("clusterroles", role) for role in _ROLES))
     readers["events"] = lambda: client.list_own("events")
     empty_views = f"--field-selector=reason={contract.AGENT_NOT_MOUNTED}"
@@ -122,6 +152,8 @@ def _logs(
 ) -> None:
     def read(log: tuple[str, str, bool]) -> tuple[str, str | KubectlError]:
         pod, container, previous = log
+        if archive.is_full:
+            return f"logs/{pod}/{container}.log", ""
         arguments = ["logs", "-n", client.namespace, pod, "-c", container, f"--tail={_LINES}", "--timestamps"]
         name = f"logs/{pod}/{container}{'.previous' if previous else ''}.log"
         try:
@@ -142,8 +174,8 @@ def _logs(
 
 def _pods_to_diagnose(cluster: ClusterSnapshot, options: ArchiveOptions) -> list[tuple[str, str]]:
     """Return the pods of the command line, and those that nodes report as failed."""
-    statuses = (report.status for report in cluster.reports if report.status is not None)
-    failed = [(failure.namespace, failure.pod) for status in statuses for failure in status.failures]
+    statuses = (one.status for one in cluster.reports if one.status is not None)
+    failed = [(failure.namespace, failure.pod) for found in statuses for failure in found.failures]
     # Reports of nodes become arguments of kubectl and names in the archive: these must be no flags and no paths.
     failed = [pod for pod in failed if all(map(fields.is_dns_name, pod))]
     return list(dict.fromkeys((*options.pods, *failed[:_MOST_PODS])))

@@ -16,12 +16,13 @@ _WORDS: Final = r"(?:token|passw(?:or)?d|passphrase|secret|api-?_?key|credential
 # A redacted value matches no form: redacted again as a part of JSON, it must not remove a backslash.
 # Text behind a word is bounded, and text before it is not matched, so a long line takes no quadratic time.
 _FORMS: Final = (
+    # First: a form that took the first word, such as `Bearer`, would leave the rest of the key.
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),
     # Tokens of a tenant; the public part is removed too.
     (re.compile(r"\bdt0[a-z][0-9]{2}\.[A-Za-z0-9._-]+"), HIDDEN),
     # Tokens of service accounts.
     (re.compile(r"\beyJ[A-Za-z0-9_-]{5,500}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), HIDDEN),
     (re.compile(r"\b(Api-Token|Bearer|Basic)[ ]+(?!\*\*\*)[^\s\"',]+", re.IGNORECASE), rf"\1 {HIDDEN}"),
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),
     # Credentials in the URL of a proxy, a registry or a tenant.
     (re.compile(r"\b([a-z][a-z0-9+.-]{0,20}://)[^/\s\"'@]+@", re.IGNORECASE), rf"\1{HIDDEN}@"),
     # Flags, queries, variables.

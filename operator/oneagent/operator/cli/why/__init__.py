@@ -1,6 +1,6 @@
-"""Diagnosis of one pod of the cluster, from the API server and the pod's node.
+"""Diagnosis of pods of the cluster, each from the API server and the pod's node.
 
-`collect` gathers the evidence, `diagnose` draws the conclusion, `text` prints it.
+`workload` finds the pods, `collect` gathers the evidence, `diagnose` draws the conclusion, `text` prints it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from oneagent.common import node_report
 from oneagent.common.node_report import Diagnosis, PodReport
 
 JSON_FORMAT: Final = 1
@@ -20,9 +21,12 @@ class Reason:
     """Reasons of the cluster; those of the webhook (`injection.skip_reasons`) and of the node keep their names."""
 
     NO_POD: Final = "NoPod"
+    UNREADABLE: Final = "Unreadable"
+    TERMINATING: Final = "Terminating"
     NOT_SCHEDULED: Final = "NotScheduled"
     ENDED: Final = "Ended"
     WEBHOOK_NOT_CALLED: Final = "WebhookNotCalled"
+    NOT_INSTALLED: Final = "NotInstalled"
     NO_DRIVER: Final = "NoDriver"
     NODE_UNREACHABLE: Final = "NodeUnreachable"
     NOT_PUBLISHED: Final = "NotPublished"
@@ -32,7 +36,10 @@ class Reason:
     INSTALLED: Final = "Installed"
 
 
-AS_INTENDED: Final = frozenset({"Monitored", "HostDirectory", Reason.INSTALLED})
+AS_INTENDED: Final = frozenset({"Monitored", "HostDirectory", "FilesOnly", Reason.INSTALLED})
+"""Diagnoses that need no remedy: exit code 0."""
+UNKNOWN: Final = frozenset({"Unknown", "ProcessesNotSeen", Reason.NODE_UNREACHABLE, Reason.UNREADABLE})
+"""Diagnoses that leave open if the pod has its agent: exit code 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +76,12 @@ class InitContainer:
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """`count` Events that differ in numbers only, with the newest message."""
+
     about: str
     reason: str
     message: str
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ class Evidence:
     taken_at: float
     exists: bool
     phase: str = ""
+    is_deleting: bool = False
     node: str = ""
     scheduling: str = ""
     """Message of the scheduler while the pod has no node"""
@@ -96,6 +107,8 @@ class Evidence:
     owner: NamespaceOwner | None = None
     webhook_ready: int | None = None
     """Ready pods of the webhook; None if unknown"""
+    webhook_absent_from: str = ""
+    """Namespace of the installation, if it has no webhook"""
     events: tuple[Event, ...] = ()
     driver: str = ""
     """The driver's pod on its node"""
@@ -111,4 +124,5 @@ def to_json(evidence: Evidence, diagnosis: Diagnosis) -> dict[str, Any]:
     """Return the JSON form, with the node's report as the node sent it."""
     fields = dataclasses.asdict(evidence)
     on_node = fields.pop("on_node_json")
+    fields |= node_report.with_times({"taken_at": evidence.taken_at})
     return {"format": JSON_FORMAT, "verdict": dataclasses.asdict(diagnosis)} | fields | {"on_node": on_node}

@@ -5,6 +5,7 @@ Always returns something: unreadable parts are listed, the others are still read
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, TypeVar
@@ -21,7 +22,10 @@ from oneagent.operator.cli.why import Decision, Event, Evidence, InitContainer, 
 
 T = TypeVar("T")
 _LOG_LINES: Final = 20
+_NUMBERS: Final = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8}-[0-9a-f-]{27}|\d+")
 _NONE: Final[tuple[Object, ...]] = ()
+_ABSENT: Final[Object] = {}
+"""In the place of an object that does not exist, which is no reading error."""
 _REQUEST_ANNOTATIONS: Final = (
     pod_annotations.INJECT,
     pod_annotations.INJECT_AGENT,
@@ -50,12 +54,15 @@ class _Collector:
                 owner=self._owner(), unread=tuple(self._unread),
             )  # fmt: skip
         by_driver = _has_driver_volume(pod)
-        driver, problem = self._driver(k8s_objects.node(pod)) if by_driver and k8s_objects.node(pod) else (None, "")
+        # Also without a volume: its processes may have the agent by other means.
+        driver, problem = self._driver(k8s_objects.node(pod)) if k8s_objects.node(pod) else (None, "")
         on_node: NodeDiagnosis | None = None
         if driver is not None:
-            on_node, problem = self._diagnose_on_node(driver)
+            on_node, problem = self._diagnose_on_node(driver, str(pod["metadata"].get("uid") or ""))
+        if not by_driver:
+            problem = ""
         webhook = self._read(
-            lambda: self._client.get("deployment", snapshot.WEBHOOK, "-n", self._client.namespace), None
+            lambda: self._client.get("deployment", snapshot.WEBHOOK, "-n", self._client.namespace) or _ABSENT, None
         )
         return Evidence(
             self._namespace,
@@ -63,6 +70,7 @@ class _Collector:
             self._now,
             exists=True,
             phase=str(k8s_objects.status(pod).get("phase", "")),
+            is_deleting=k8s_objects.is_deleting(pod),
             node=k8s_objects.node(pod),
             scheduling=str(k8s_objects.conditions(pod).get("PodScheduled", {}).get("message", "")),
             mirror=pod_annotations.MIRROR in k8s_objects.get_annotations(pod),
@@ -74,7 +82,8 @@ class _Collector:
                 for problem in k8s_objects.container_problems(pod)
             ),
             owner=self._owner(),
-            webhook_ready=int(k8s_objects.status(webhook).get("readyReplicas", 0)) if webhook is not None else None,
+            webhook_ready=int(k8s_objects.status(webhook).get("readyReplicas", 0)) if webhook else None,
+            webhook_absent_from=self._client.namespace if webhook is _ABSENT else "",
             events=tuple(self._events(pod)),
             driver=k8s_objects.name(driver) if driver is not None else "",
             on_node=on_node.report if on_node is not None else None,
@@ -96,7 +105,7 @@ class _Collector:
         namespace = self._read(lambda: self._client.get("namespace", self._namespace), None)
         if namespace is None:
             return None
-        kubes = self._read(lambda: self._client.list_own(snapshot.DEFINITION), None)
+        kubes = self._read(lambda: snapshot.read_dynakubes(self._client), None)
         cluster = ClusterSnapshot(namespace=self._client.namespace, taken_at=self._now, dynakubes=kubes or ())
         claims, invalid = dynakubes.read_claims(cluster)
         self._unread += map(str, invalid)
@@ -121,9 +130,9 @@ class _Collector:
         except KubectlError as error:
             return None, str(error)
 
-    def _diagnose_on_node(self, driver: Object) -> tuple[NodeDiagnosis | None, str]:
+    def _diagnose_on_node(self, driver: Object, uid: str) -> tuple[NodeDiagnosis | None, str]:
         try:
-            return node_reports.diagnose_pod(self._client, driver, f"{self._namespace}/{self._name}"), ""
+            return node_reports.diagnose_pod(self._client, driver, f"{self._namespace}/{self._name}", uid), ""
         except KubectlError as error:
             return None, str(error)
 
@@ -156,10 +165,17 @@ class _Collector:
         for name in names:
             selector = f"--field-selector=involvedObject.name={name}"
             events = self._read(partial(self._client.list_objects, "events", "-n", self._namespace, selector), _NONE)
+            found: dict[tuple[str, str], Event] = {}
             for event in sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime"))):
                 source = (event.get("source") or {}).get("component") or event.get("reportingComponent") or ""
                 if event.get("type") == "Warning" or source.startswith("oneagent"):
-                    yield Event(name, str(event.get("reason", "")), str(event.get("message", "")))
+                    reason, message = str(event.get("reason", "")), str(event.get("message", ""))
+                    # Kubelet's Events about one cause differ in addresses, attempts and times.
+                    key = reason, _NUMBERS.sub("#", message)
+                    before = found.pop(key, None)
+                    count = int(event.get("count") or 1) + (before.count if before else 0)
+                    found[key] = Event(name, reason, message, count)
+            yield from found.values()
 
 
 def read_decision(pod: Object) -> Decision:

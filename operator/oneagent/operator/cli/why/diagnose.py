@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from oneagent.common import agents
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.injection import skip_reasons
 from oneagent.common.injection.skip_reasons import SkipReason
@@ -16,14 +17,17 @@ from oneagent.operator.cli.why import Evidence, InitContainer, NamespaceOwner, R
 
 _SKIPS: Final = {skip.reason: skip for skip in vars(skip_reasons).values() if isinstance(skip, SkipReason)}
 _RESTART: Final = "then restart its workload: a running pod is never changed"
+LOADED: Final = frozenset({"Monitored", "PartlyMonitored"})
 NO_VOLUME, NO_PROCESS = "NoVolume", "NoProcess"
 """Reasons of the node that the cluster's evidence refines."""
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """Diagnose a pod."""
-    if not evidence.exists:
+    if not evidence.exists or evidence.is_deleting:
         return _no_pod(evidence)
+    if is_loaded_otherwise(evidence) and evidence.on_node is not None:
+        return _on_node(evidence, evidence.on_node.diagnosis)
     if evidence.decision.injected is False and evidence.decision.reason:
         return _skipped(evidence)
     if evidence.by_driver:
@@ -33,20 +37,31 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     return _not_injected(evidence)
 
 
+def is_loaded_otherwise(evidence: Evidence) -> bool:
+    """Return True if processes have the agent and the driver's volume is not where it is from."""
+    if evidence.by_driver or evidence.on_node is None or (evidence.init is not None and evidence.init.message):
+        return False
+    return evidence.on_node.diagnosis.reason in LOADED
+
+
 def _pod(evidence: Evidence) -> str:
     return f"pod {evidence.namespace}/{evidence.pod}"
 
 
 def _no_pod(evidence: Evidence) -> Diagnosis:
+    if evidence.is_deleting:
+        return Diagnosis(Reason.TERMINATING, f"{_pod(evidence)} is being deleted", "diagnose the pod that replaces it")
     if evidence.unread:
         return Diagnosis(
-            Reason.NO_POD, f"{_pod(evidence)} can't be read: {evidence.unread[0]}", "use an account that may read it"
+            Reason.UNREADABLE,
+            f"{_pod(evidence)} can't be read: {evidence.unread[0]}",
+            "use an account that may read it",
         )
     there = "" if evidence.owner is not None else f": there is no namespace {evidence.namespace}"
     return Diagnosis(
         Reason.NO_POD,
         f"there is no {_pod(evidence)}{there}",
-        f"kubectl -n {evidence.namespace} get pods shows those there are",
+        f"kubectl -n {evidence.namespace} get pods shows those there are; -n names another namespace",
     )
 
 
@@ -54,8 +69,10 @@ def _skipped(evidence: Evidence) -> Diagnosis:
     """The webhook's annotation has the reason."""
     reason = evidence.decision.reason
     skip = _SKIPS.get(reason)
+    if skip is not None and evidence.owner is not None:
+        skip = skip.for_kind(agents.kind_of_object(evidence.owner.owner or evidence.owner.label))
     why = skip.why if skip is not None else "the webhook reached no decision"
-    remedy = skip.remedy if skip is not None else "check the log of oneagent-webhook"
+    remedy = skip.remedy.removesuffix(skip_reasons.RESTART) if skip is not None else "check the log of oneagent-webhook"
     event_reasons = (reason, "InjectionFailed")
     event_message = next((event.message for event in evidence.events if event.reason in event_reasons), "")
     if reason in (skip_reasons.OPTED_OUT.reason, skip_reasons.CONTAINERS_EXCLUDED.reason):
@@ -69,8 +86,15 @@ def _skipped(evidence: Evidence) -> Diagnosis:
     elif reason == skip_reasons.HOST_NETWORK.reason:
         remedy = 'oneagent.dynatrace.com/inject: "true" on its workload\'s pod template requests it'
     if event_message:
-        why += f". The webhook's Event: {event_message}"
+        why = _join(why, event_message, skip.remedy if skip is not None else "")
     return Diagnosis(reason, f"{_pod(evidence)} was not injected: {why}", f"{remedy}; {_RESTART}" if remedy else "")
+
+
+def _join(why: str, event: str, remedy: str) -> str:
+    """Return the reason with what the webhook's Event adds to it; the Event ends with the same remedy."""
+    event = event.removesuffix(f"; {remedy}") if remedy else event
+    _, is_own, detail = event.partition(" is not injected: ")
+    return detail if is_own and detail.startswith(why) else f"{why}. The webhook's Event: {event}"
 
 
 def _not_injected(evidence: Evidence) -> Diagnosis:
@@ -82,17 +106,23 @@ def _not_injected(evidence: Evidence) -> Diagnosis:
         )
     if owner is None:
         reason = "; ".join(evidence.unread) or "its namespace does not exist"
+        return Diagnosis(Reason.UNREADABLE, f"{_pod(evidence)} was not injected, for an unknown reason: {reason}")
+    start = f"{_pod(evidence)} was not injected: "
+    if namespace := evidence.webhook_absent_from:
         return Diagnosis(
-            Reason.WEBHOOK_NOT_CALLED, f"{_pod(evidence)} was not injected, for an unknown reason: {reason}"
+            Reason.NOT_INSTALLED,
+            f"{start}oneagent-csi is not installed, or half removed: the namespace {namespace} has no Deployment "
+            "oneagent-webhook",
+            "kubectl oneagent status",
         )
     if owner.label or owner.owner:
         return _webhook_not_called(evidence, owner)
-    start = f"{_pod(evidence)} was not injected: "
     if owner.selected_by:
         return Diagnosis(
             skip_reasons.NAMESPACE_IGNORED.reason,
-            f"{start}DynaKube {owner.selected_by[0]} selects the namespace {evidence.namespace} and ignores it",
-            "it is the product's own or one of the cluster's, or the DynaKube's annotation "
+            f"{start}{agents.describe_object(owner.selected_by[0])} selects the namespace {evidence.namespace} and "
+            "ignores it",
+            "it is the product's own or one of the cluster's, or its annotation "
             "feature.dynatrace.com/ignored-namespaces names it",
         )
     match owner.dynakubes:
@@ -105,15 +135,16 @@ def _not_injected(evidence: Evidence) -> Diagnosis:
     return Diagnosis(
         skip_reasons.NAMESPACE_NOT_MONITORED.reason,
         f"{start}its namespace {evidence.namespace} is not monitored, since {none}",
-        "compare the namespaceSelector of the DynaKube with the labels of the namespace; "
+        'create a DynaKube that selects it: docs/install.md, "The first DynaKube"'
+        if owner.dynakubes == 0
+        else "compare the namespaceSelector of the DynaKube with the labels of the namespace; "
         f"kubectl get namespace {evidence.namespace} --show-labels",
     )
 
 
 def _webhook_not_called(evidence: Evidence, owner: NamespaceOwner) -> Diagnosis:
-    start = (
-        f"{_pod(evidence)} was not injected, though its namespace belongs to DynaKube {owner.owner or owner.label}: "
-    )
+    named = agents.describe_object(owner.owner or owner.label)
+    start = f"{_pod(evidence)} was not injected, though its namespace belongs to {named}: "
     if not owner.label:
         return Diagnosis(
             Reason.WEBHOOK_NOT_CALLED,

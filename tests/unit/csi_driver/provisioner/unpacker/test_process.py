@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 
 from oneagent.common import unpack
-from oneagent.common.injection import contract
+from oneagent.common.agents import oneagent
 from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver.provisioner.unpacker import finished_tree
 from oneagent.csi_driver.provisioner.unpacker.messages import Existing, PackageContent
@@ -58,12 +58,19 @@ class Place:
         (root / "manifests").mkdir()
 
     def unpack(
-        self, package: PackageContent, name: str = "new", make_room: Callable[[int], None] | None = None
+        self,
+        package: PackageContent,
+        name: str = "new",
+        make_room: Callable[[int], None] | None = None,
+        free_bytes: int = 1 << 30,
     ) -> UnpackedTree:
         """Unpack as the installer does; the tree can then be shared."""
         scratch = self.root / name
         unpacked = Unpacker().unpack(
-            package, scratch, self.existing, cancelled=self.cancelled.is_set, make_room=make_room or self.room.append
+            *(package, scratch, self.existing),
+            cancelled=self.cancelled.is_set,
+            make_room=make_room or self.room.append,
+            free_bytes=free_bytes,
         )
         unpacked.store_manifest(self.manifest(name))
         self.existing.append(Existing(str(unpacked.root), str(self.manifest(name))))
@@ -87,14 +94,14 @@ def place(tmp_path: Path) -> Place:
 
 def zip_of(path: Path, *files: tuple[str, bytes]) -> PackageContent:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        packages.write(archive, contract.PRELOAD_LIBRARY, b"library", 0o100755)
+        packages.write(archive, oneagent.PRELOAD_LIBRARY, b"library", 0o100755)
         for name, content in files:
             packages.write(archive, name, content)
     return PackageContent("zip", (path,))
 
 
 def image_of(path: Path, entries: Sequence[images.Entry], how: str = "gzip") -> PackageContent:
-    library = images.Entry(contract.PRELOAD_LIBRARY, b"library", mode=0o755)
+    library = images.Entry(oneagent.PRELOAD_LIBRARY, b"library", mode=0o755)
     path.write_bytes(images.compress(images.tar(library, *entries), how))
     return PackageContent("image", (path,))
 
@@ -117,7 +124,7 @@ class TestAPackage:
 
     def test_may_have_names_of_old_zips(self, place: Place) -> None:
         with zipfile.ZipFile(place.root / "old.zip", "w") as archive:
-            packages.write(archive, contract.PRELOAD_LIBRARY, b"library")
+            packages.write(archive, oneagent.PRELOAD_LIBRARY, b"library")
             info = zipfile.ZipInfo("agent/gr?ss.txt")
             archive.writestr(info, b"x")
         data = (place.root / "old.zip").read_bytes().replace(b"gr?ss", b"gr\x81ss")
@@ -129,6 +136,15 @@ class TestAPackage:
     def test_may_be_an_image_with_a_layer_twice(self, place: Place, how: str) -> None:
         layers = image_of(place.root / "layer", [images.Entry("agent/a", b"a")], how).files
         unpacked = place.unpack(PackageContent("image", layers * 2))
+        assert is_sound(unpacked, place.manifest("new"))
+
+    @pytest.mark.parametrize(("free_bytes", "needed"), [(1 << 30, range(100_000)), (100_000, range(1 << 20, 2 << 20))])
+    def test_that_is_an_image_is_written_while_it_is_read_as_far_as_there_is_room(
+        self, place: Place, free_bytes: int, needed: range
+    ) -> None:
+        package = image_of(place.root / "layer", [images.Entry("agent/d/a", bytes(1 << 20))])
+        unpacked = place.unpack(package, free_bytes=free_bytes)
+        assert place.room[0] in needed
         assert is_sound(unpacked, place.manifest("new"))
 
     def test_of_a_user_is_read_though_he_alone_may(self, place: Place) -> None:

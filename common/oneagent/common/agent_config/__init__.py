@@ -1,1 +1,0 @@
-"""Configuration files that agents read: the tenant's settings and a container's identity."""
