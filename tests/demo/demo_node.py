@@ -124,6 +124,8 @@ class DemoNode:
         sizes = ", ".join(f"{program.name} {program.resident_mib():.0f} MiB" for program in self.programs)
         telling.step(f"resident memory: {sizes}")
         number = {4: "four", 5: "five"}[len([*self.programs])]
+        # gRPC prints a line about each connection that the driver has to end for its client.
+        self.kubelet.channel.close()
         codes = self.programs.end()
         if any(codes.values()):
             raise ProgramFailedError(f"exit codes after SIGTERM: {codes}")
