@@ -100,6 +100,8 @@ class Journal:
             self.written.append((path, body))
             self.changed.notify_all()
 
+    apply_path = post
+
     def wait(self, count: int) -> list[tuple[str, Object]]:
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.written) >= count, 10)

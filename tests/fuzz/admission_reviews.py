@@ -82,6 +82,8 @@ class _Nobody:
     async def post(self, path: str, body: Object) -> None:
         raise AssertionError("no Event is written here")
 
+    apply_path = post
+
 
 def judge(chance: Chance) -> str:
     """Judge a case; what refused it, empty if it was answered."""

@@ -177,6 +177,9 @@ class Api:
         metadata = obj["metadata"]
         path = resource.path(metadata.get("namespace", ""), metadata["name"], subresource)
         body = {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
+        return await self.apply_path(path, body)
+
+    async def apply_path(self, path: str, body: Mapping[str, Any]) -> Object:
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._call("PATCH", path, query, body, "application/apply-patch+yaml")
 

@@ -95,7 +95,7 @@ def test_without_a_driver_pods_go_through_unchanged_and_everyone_is_told(
         created_unmonitored(applications, wait_for)
         pod = applications.pods()[-1]
         assert pod["metadata"]["annotations"]["oneagent.dynatrace.com/reason"] == "DriverUnavailable"
-        wait_for(lambda: "InjectionPaused" in events(kubectl), "an Event of the DynaKube says it")
+        wait_for(lambda: events(kubectl).count("InjectionPaused") == 1, "an Event of the DynaKube says it")
         gone = "the DaemonSet oneagent-csi-driver is not: new pods start without their agent"
         for found in (plugin.json("status")["problems"], plugin.findings()):
             assert [one["check"] for one in found if gone in one["sentence"]] == ["Driver"], found

@@ -57,6 +57,8 @@ class Cluster(Objects):
     async def post(self, path: str, body: Any) -> api.Object:
         return dict(body)
 
+    apply_path = post
+
     @property
     def conditions(self) -> dict[str, dict[str, Any]]:
         found = self.stored[KEY].get("status", {}).get("conditions", [])

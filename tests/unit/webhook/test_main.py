@@ -136,6 +136,33 @@ class TestTheProcess:
         assert "Traceback" not in log
 
 
+class TestReplicas:
+    def test_leave_one_event_of_each_state_of_the_circuit_breaker(self, tmp_path: Path) -> None:
+        driver = {
+            "metadata": {"name": "oneagent-csi-driver", "namespace": "dynatrace"},
+            "status": {"desiredNumberScheduled": 1, "numberReady": 1},
+        }
+        with kube_api.KubeApi() as cluster, contextlib.ExitStack() as replicas:
+            cluster.put("dynakubes", KUBE)
+            cluster.put("csidrivers", {"metadata": {"name": "csi.oneagent.dynatrace.com"}})
+            for name in ("one", "two"):
+                (place := tmp_path / name).mkdir()
+                replicas.enter_context(Process(place, cluster).running())
+
+            def written(count: int) -> list[str]:
+                until(lambda: len(cluster.seen("events", method="PATCH")) == count)
+                found = sorted(cluster.objects("events"), key=lambda event: int(event["metadata"]["resourceVersion"]))
+                assert {event["involvedObject"]["name"] for event in found} == {"demo"}
+                return [event["reason"] for event in found]
+
+            assert written(2) == ["InjectionPaused"]
+            cluster.put("daemonsets", driver)
+            assert written(4) == ["InjectionPaused", "InjectionResumed"]
+            cluster.delete("daemonsets", "oneagent-csi-driver")
+            assert written(6) == ["InjectionResumed", "InjectionPaused"]
+            assert not cluster.seen("events", method="POST")
+
+
 class TestClients:
     def test_prove_themselves_where_a_ca_is_given_and_a_new_ca_counts_at_once(self, tmp_path: Path) -> None:
         authority, ours, others = trustme.CA(), trustme.CA(), trustme.CA()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lightkube.config.models import User
 
 _TIMEOUT_SECONDS: Final = 15.0
+_FIELD_MANAGER: Final = "oneagent-webhook"
+_APPLY: Final = "application/apply-patch+yaml"
 
 
 class Api:
@@ -54,6 +56,12 @@ class Api:
         async with self._request("POST", path, body=body, timeout=timeout) as response:
             await response.read()
 
+    async def apply_path(self, path: str, body: Mapping[str, Any]) -> None:
+        """Create or change an object by server-side apply."""
+        timeout, query = aiohttp_client.timeout(_TIMEOUT_SECONDS), {"fieldManager": _FIELD_MANAGER, "force": "true"}
+        async with self._request("PATCH", path, query, body=body, content_type=_APPLY, timeout=timeout) as response:
+            await response.read()
+
     @asynccontextmanager
     async def stream(
         self, path: str, parameters: Mapping[str, str], *, accept: str, silence_seconds: float
@@ -75,11 +83,12 @@ class Api:
         *,
         body: Mapping[str, Any] | None = None,
         accept: str = "application/json",
+        content_type: str = "application/json",
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the client's, for each part of a request
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         request = f"{method} {path}"
         try:
-            headers = {"Accept": accept}
+            headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
             if authorization := self._authorization():
                 headers["Authorization"] = authorization
             async with self._session.request(

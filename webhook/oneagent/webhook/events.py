@@ -53,9 +53,12 @@ class Recorder:
         self._writer = event_writer.EventWriter(client, aggregator, count, pause_seconds=pause_seconds)
         self.run = self._writer.run
 
-    def record(self, subject: events.Subject, notice: Notice) -> None:
-        """Queue an Event unless the same was written within the last five minutes; none about an impossible name."""
+    def record(self, subject: events.Subject, notice: Notice, *, is_state: bool = False) -> None:
+        """Queue an Event unless the same was written within the last five minutes; none about an impossible name.
+
+        With `is_state` it is written at once, and replaces that of all replicas with the same subject and reason.
+        """
         parts = (subject.api_version, subject.kind, subject.namespace, subject.name, subject.uid)
         if all(len(part) <= _LONGEST_NAME for part in parts):
             message = notice.message[:_LONGEST_MESSAGE]
-            self._writer.add(events.Event(subject, notice.kind, notice.reason, message))
+            self._writer.add(events.Event(subject, notice.kind, notice.reason, message, is_state=is_state))

@@ -173,7 +173,7 @@ class Webhook:
             config.namespace,
             circuit,
             registry,
-            self._record_event,
+            self._record_state,
             injections=config.opentelemetry,
             periods=periods,
         )
@@ -224,8 +224,8 @@ class Webhook:
         """
         return self._cluster.lacks_only_dynakubes and self._clock() - self._began >= _DYNAKUBES_WAIT_SECONDS
 
-    def _record_event(self, dynakube: Object, notice: Notice) -> None:
-        self._events.record(objects.subject_of(dynakube), notice)
+    def _record_state(self, dynakube: Object, notice: Notice) -> None:
+        self._events.record(objects.subject_of(dynakube), notice, is_state=True)
 
 
 def _handlers(config: Config, cluster: cache.ClusterCache, secrets: secret_reader.SecretReader) -> admission.Handlers:

@@ -28,6 +28,10 @@ class Client(Protocol):
         """Create an object; any error is an exception."""
         ...
 
+    async def apply_path(self, path: str, body: types.Object) -> object:
+        """Create or change an object by server-side apply; any error is an exception."""
+        ...
+
 
 class EventWriter:
     """For one event loop; the aggregator must not patch."""
@@ -62,7 +66,8 @@ class EventWriter:
     async def _send(self, write: events.Write) -> None:
         try:
             async with asyncio.timeout(_SEND_SECONDS):
-                await self._client.post(write.path, write.body)
+                send = self._client.apply_path if write.verb == "apply" else self._client.post
+                await send(write.path, write.body)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next one may be written
             self._aggregator.discard(write)
             self._count("failed")

@@ -4,6 +4,9 @@ A repeated Event is not written again within a quiet time: a thousand nodes that
 thousand objects a second. After it a client that may patch Events raises the `count` of the first one, which includes
 the repeats that were left out; any other client creates the Event again. All of it is best effort.
 
+An Event about a state that holds until the next one is no repeat: its name is fixed, and each write replaces the last,
+so that several replicas that see the same state leave one Event.
+
 `Aggregator` decides what to write and does no I/O; the components send it, each on its own client.
 """
 
@@ -20,6 +23,7 @@ from typing import Any, Final, Literal
 from oneagent.common.kubernetes import types
 
 Kind = Literal["Normal", "Warning"]
+Verb = Literal["create", "patch", "apply"]
 
 _LONGEST_MESSAGE: Final = 1024
 _LONGEST_NAME: Final = 230
@@ -44,22 +48,24 @@ class Event:
     message: str
     related: Subject | None = None
     """Another object that it concerns"""
+    is_state: bool = False
+    """It replaces the last Event about the subject with this reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One request: the creation of an Event, or a merge patch of one."""
+    """One request: the creation of an Event, a merge patch of one, or its server-side apply."""
 
     event: Event
     namespace: str
     name: str
     body: Mapping[str, Any]
-    is_patch: bool = False
+    verb: Verb = "create"
 
     @property
     def path(self) -> str:
         path = f"/api/v1/namespaces/{urllib.parse.quote(self.namespace, safe='')}/events"
-        return f"{path}/{urllib.parse.quote(self.name, safe='')}" if self.is_patch else path
+        return f"{path}/{urllib.parse.quote(self.name, safe='')}" if self.verb != "create" else path
 
 
 @dataclass(slots=True)
@@ -89,6 +95,9 @@ class Aggregator:
 
     def add(self, event: Event) -> Write | None:
         """Count an Event and return the request that it needs; None within the quiet time."""
+        if event.is_state:
+            name = f"{event.subject.name[:_LONGEST_NAME]}.{event.reason.lower()}"
+            return Write(event, _namespace(event.subject), name, self._body(event, name), "apply")
         now = self._clock()
         written = self._written.get(event)
         if written is None:
@@ -101,7 +110,7 @@ class Aggregator:
             return self._create(event)
         written.at = now
         body = {"count": written.count, "lastTimestamp": types.timestamp(time.time())}
-        return Write(event, _namespace(event.subject), written.name, body, is_patch=True)
+        return Write(event, _namespace(event.subject), written.name, body, "patch")
 
     def recreate(self, write: Write) -> Write:
         """Return the creation that replaces a patch; the API server deletes an Event after an hour."""
@@ -109,7 +118,7 @@ class Aggregator:
 
     def discard(self, write: Write) -> None:
         """Forget an Event whose creation failed, so that its next repeat is written."""
-        if not write.is_patch:
+        if write.verb == "create":
             self._written.pop(write.event, None)
 
     def _create(self, event: Event) -> Write:

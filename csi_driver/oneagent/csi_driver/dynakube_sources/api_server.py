@@ -179,10 +179,10 @@ class KubernetesSource:
 
     def _send(self, write: events.Write) -> None:
         try:
-            method, kind = ("PATCH", _MERGE) if write.is_patch else ("POST", "application/json")
+            method, kind = ("PATCH", _MERGE) if write.verb == "patch" else ("POST", "application/json")
             _call(self._http, method, write.path, body=write.body, content_type=kind, timeout=_EVENT_TIMEOUT)
         except errors.ApiError as error:
-            if write.is_patch and isinstance(error, errors.NotFoundError):
+            if write.verb == "patch" and isinstance(error, errors.NotFoundError):
                 return self._send(self._events.recreate(write))
             self._events.discard(write)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def test_a_repeat_in_the_quiet_time_costs_nothing_and_counts_later(clock: Clock)
     assert repeats.add(EVENT) is None
     clock.now += 61
     patch = added(repeats)
-    assert (patch.is_patch, patch.name, patch.body["count"]) == (True, created.name, 3)
+    assert (patch.verb, patch.name, patch.body["count"]) == ("patch", created.name, 3)
     assert patch.path == f"/api/v1/namespaces/shop/events/{created.name}"
 
 
@@ -49,7 +50,7 @@ def test_in_a_namespace_without_the_right_to_patch_a_late_repeat_is_created_agai
     first = added(repeats)
     clock.now += 61
     second = added(repeats)
-    assert not second.is_patch
+    assert second.verb == "create"
     assert second.name != first.name
     assert repeats.add(EVENT) is None
 
@@ -59,13 +60,22 @@ def test_an_event_that_the_api_server_has_deleted_is_created_with_a_new_count(cl
     added(repeats)
     clock.now += 3700
     again = repeats.recreate(added(repeats))
-    assert (again.is_patch, again.body["count"]) == (False, 1)
+    assert (again.verb, again.body["count"]) == ("create", 1)
+
+
+def test_an_event_about_a_state_replaces_the_last_one_with_its_reason_and_is_never_quiet(clock: Clock) -> None:
+    repeats = aggregator(clock)
+    written = [added(repeats, replace(EVENT, message=message, is_state=True)) for message in ("a", "b", "b")]
+    path = "/api/v1/namespaces/shop/events/cart-0.noagentmounted"
+    assert {(write.verb, write.path) for write in written} == {("apply", path)}
+    assert [write.body["message"] for write in written] == ["a", "b", "b"]
+    assert {write.body["metadata"]["name"] for write in written} == {"cart-0.noagentmounted"}
 
 
 def test_an_event_whose_creation_failed_is_no_repeat(clock: Clock) -> None:
     repeats = aggregator(clock)
     repeats.discard(added(repeats))
-    assert not added(repeats).is_patch
+    assert added(repeats).verb == "create"
 
 
 def test_only_so_many_are_remembered(clock: Clock) -> None:
