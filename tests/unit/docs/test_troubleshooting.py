@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/troubleshooting.md").read_text()
 OURS = [
     "Why a pod has no agent",
-    "The webhook does not get ready",
+    "The webhook does not become ready",
     "A pod hangs in ContainerCreating",
-    "Nothing answers",
+    "The driver does not respond",
     "A node keeps the startup taint",
 ]
 
