@@ -35,6 +35,7 @@ def reported(kubectl: Kubectl) -> tuple[DynaKubeReport, ...]:
 
 
 def test_a_failure_and_its_end_are_in_the_lease_and_in_one_event_each_with_the_number_of_nodes(
+    cluster: Cluster,
     driver: Installed,
     dynatrace: Tenant,
     kubectl: Kubectl,
@@ -42,6 +43,7 @@ def test_a_failure_and_its_end_are_in_the_lease_and_in_one_event_each_with_the_n
     release: Release,
     wait_for: WaitFor,
     operator: operator_process.Operator,
+    tmp_path: Path,
 ) -> None:
     version = release()
     apply(*manifests.dynakube(NAME, dynatrace.api_url, MISSING))
@@ -57,6 +59,9 @@ def test_a_failure_and_its_end_are_in_the_lease_and_in_one_event_each_with_the_n
 
     message = wait_for(lambda: said("FailedInstallAgentVersion"), "an Event about the failure")
     assert f"version {MISSING} was not installed on 1 of 1 nodes, as on {Node.name}: " in message
+    problems = Plugin(cluster, tmp_path).json("status")["problems"]
+    (problem,) = (problem for problem in problems if f"DynaKube {NAME}" in problem["sentence"])
+    assert problem["remedy"].startswith("set codeModulesVersion of the DynaKube to a version that the tenant has")
     apply(*manifests.dynakube(NAME, dynatrace.api_url, version))
     wait_for(lambda: reported(kubectl) == (DynaKubeReport(NAME, version, "ready"),), "the node reports the version")
     message = wait_for(lambda: said("InstallAgentVersion"), "an Event about the version")

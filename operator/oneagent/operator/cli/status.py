@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from oneagent.common import agents, identifiers, node_lease, node_report
 from oneagent.common.dynakube import namespace_mapping
-from oneagent.operator.cli import k8s_objects, node_reports, snapshot
+from oneagent.operator.cli import failed_versions, k8s_objects, node_reports, snapshot
 from oneagent.operator.cli.doctor import Finding, Severity, checks, error, installation, warning
 from oneagent.operator.cli.kubectl import Object
 from oneagent.operator.cli.node_reports import NodeReport
@@ -125,7 +125,7 @@ def summarize(cluster: ClusterSnapshot, names: Collection[str] = ()) -> ClusterS
     nodes = tuple(_nodes(cluster, states))
     shown = tuple(row for row in nodes if not names or row.node in names)
     kubes = tuple(_dynakube(kube, states.values()) for kube in cluster.dynakubes)
-    problems = tuple(_problems(cluster, shown, kubes))
+    problems = tuple(_problems(cluster, states, shown, kubes))
     return ClusterStatus(
         cluster.taken_at,
         cluster.namespace,
@@ -180,17 +180,26 @@ def _component(name: str, workload: Object | None, desired: int, key: str) -> Co
     return ComponentRow(component, str(workload["kind"]), ready, desired, k8s_objects.release(workload))
 
 
-def _problems(cluster: ClusterSnapshot, nodes: Iterable[NodeRow], kubes: Iterable[DynaKubeRow]) -> Iterator[Finding]:
+def _problems(
+    cluster: ClusterSnapshot,
+    states: Mapping[str, node_lease.NodeReport],
+    nodes: Iterable[NodeRow],
+    kubes: Iterable[DynaKubeRow],
+) -> Iterator[Finding]:
     report = checks.run_checks(cluster, [check for check in checks.CHECKS if check.name in _CHECKS])
     found = [finding for finding in report.findings if finding.check != "Unread" and finding.severity != Severity.NOTE]
+    failures = failed_versions.FailedVersions(cluster, states)
     by_problem: dict[str, list[str]] = {}
     for row in nodes:
         for problem in row.problems:
-            by_problem.setdefault(problem, []).append(row.node)
+            if not failures.add(row.node, problem):
+                by_problem.setdefault(problem, []).append(row.node)
+    found = [*failures.without_repeats(found), *failures.findings(_named)]
     for problem, names in sorted(by_problem.items(), key=lambda item: -len(item[1])):
         remedy = _next_look(cluster.drivers.get(names[0]), names[0])
         found.append(error("Nodes", f"{_named(names)}: {problem}", remedy))
-    explained = " ".join(finding.sentence for finding in found if finding.check in ("DynaKubes", "Tokens", "Deletion"))
+    explaining = ("DynaKubes", "Tokens", "Deletion", "Nodes")
+    explained = " ".join(finding.sentence for finding in found if finding.check in explaining)
     is_installed = installation.state(cluster) == installation.INSTALLED
     for kube in kubes if is_installed else ():
         if not kube.ready and (named := agents.describe_object(kube.name)) not in explained:
@@ -290,8 +299,7 @@ def _reported_problems(reported: node_lease.NodeReport | None, now: float, age_s
         return
     for kube in reported.dynakubes:
         if kube.state in node_lease.PROBLEMS:
-            version = kube.version or "unknown"
-            yield f"{agents.describe_object(kube.name)}: version {version} {kube.state}: {kube.message}"
+            yield failed_versions.describe(kube)
     for one in reported.corruptions:
         if now - one.at < _RECENT_SECONDS:
             yield f"version {one.version} was found corrupt: {one.message}"

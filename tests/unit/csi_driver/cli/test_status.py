@@ -216,7 +216,20 @@ class TestWhatNeedsAPerson:
         with healthy.records() as records:
             records.put_version(NEXT, VersionState.FAILED, message="404 Not Found")
             records.put_version(NEXT, VersionState.DOWNLOADING)
-        assert "was not installed: 404 Not Found; the next attempt is downloading" in self.one(healthy)
+        assert "can't be installed: 404 Not Found; retry: downloading" in self.one(healthy)
+
+    def test_a_version_that_is_not_installed_is_one_problem_with_its_pods_and_the_remedy(self, healthy: Node) -> None:
+        message = f"https://h/api/v1/deployment/installer/agent/unix/paas/version/{NEXT}: answered 404: Not Found"
+        with healthy.records() as records:
+            records.put_version(NEXT, VersionState.FAILED, message=message)
+        condition = f"version {NEXT} can't be installed: {message}"
+        healthy.want(NEXT, condition=condition)
+        for pod in ("cart-0", "cart-1"):
+            healthy.volume(pod, VolumeState.WAITING, attempts=2, reason=condition)
+        assert self.one(healthy) == (
+            f"{condition}; 2 pods wait for it, as pod default/cart-0; set codeModulesVersion of the DynaKube to a "
+            "version that the tenant has, or remove it to follow the tenant's latest; the provisioner retries"
+        )
 
     def test_not_a_tenant_that_was_asked_a_moment_ago(self, healthy: Node) -> None:
         healthy.want(Version(""), condition="the tenant is being polled")

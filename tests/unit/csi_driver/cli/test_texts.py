@@ -44,9 +44,13 @@ def node(*, well: bool) -> NodeStatus:
     volumes = [VolumeStatus("csi-1", "shop", POD, "shop", "app", VERSION, "mounted", True, False, TARGET, NOW - 7200)]
     failures = []
     if not well:
-        message = "404 Not Found: the tenant has no version 1.291.0.20261101-120000 for this flavor"
+        message = (
+            "700 MiB are needed and 12 MiB are free (disk budget none, reserve 256 MiB); every version in the store is "
+            "in use or desired"
+        )
         versions.append(VersionStatus("1.291.0.20261101-120000", "failed", 0, 0, ("late",), None, None, message))
-        failures.append(Failure("csi-2", "shop", "late-0", "late", 3, NOW - 300, False, message))
+        reason = f"version 1.291.0.20261101-120000 can't be installed: {message}"
+        failures.append(Failure("csi-2", "shop", "late-0", "late", 3, NOW - 300, False, reason))
     kube = DynaKubeStatus("shop", "abc12345", VERSION, True, "", NOW - 86400)
     disk = Disk(512 << 20, 3 << 20, 0, 0, 0, 40 << 30, 100 << 30, 6_000_000, 6_500_000)
     return NodeStatus(
@@ -65,12 +69,18 @@ def test_status(scene: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", expected_texts.WIDTHS)
-@pytest.mark.parametrize("scene", ["monitored", "waiting"])
+@pytest.mark.parametrize("scene", ["monitored", "waiting", "refused"])
 def test_why(scene: str, width: int) -> None:
     is_well = scene == "monitored"
     volume = Volume(
         "csi-1", "app", "shop", VERSION, "mounted" if is_well else "waiting", TARGET, 0, "", NOW,
-        "" if is_well else f"version {VERSION} is not in the store yet (downloading)",
+        {
+            "monitored": "",
+            "waiting": f"version {VERSION} is not in the store yet (downloading)",
+            "refused": f"version {VERSION} can't be installed: https://abc12345.live.example.com/api/v1/deployment/"
+            f"installer/agent/unix/paas/version/{VERSION}: answered 403: Token is missing required scope (check "
+            "apiToken of the DynaKube's secret: it needs the scope InstallerDownload)",
+        }[scene],
     )  # fmt: skip
     view = View("/data/volumes/csi-1/upper", (f"/data/agents/{VERSION}",)) if is_well else None
     processes = (PodProcess(7, "java", True, True, False),) if is_well else ()

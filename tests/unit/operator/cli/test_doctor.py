@@ -421,3 +421,16 @@ def test_a_deletion_that_has_just_begun_is_none_that_is_stuck() -> None:
     assert not [
         finding for finding in checks.run_checks(but(dynakubes=(kube,))).findings if finding.check == "Deletion"
     ]
+
+
+@pytest.mark.parametrize(("rollout", "check"), [("False", "DynaKubes"), ("True", "Nodes")])
+def test_a_version_that_is_not_installed_is_one_finding(rollout: str, check: str) -> None:
+    message = "https://h/v2/agent/manifests/1: answered 404"
+    kube = snapshots.dynakube(AgentRollout=rollout)
+    kube["status"]["conditions"][-1]["message"] = f"Agent version 1.291.0 was not installed on 1 of 1 nodes: {message}"
+    failed = {"version": "1.291.0", "state": "failed", "message": message, "wanted_by": ["shop"]}
+    report = snapshots.report(problems=[f"version 1.291.0 can't be installed: {message}"], versions=[failed])
+    (found,) = checks.run_checks(but(dynakubes=(kube,), reports=(report,))).findings
+    assert found.check == check
+    if check == "DynaKubes":
+        assert found.remedy.startswith("correct codeModulesImage of the DynaKube")

@@ -166,7 +166,8 @@ class TestManyNodes:
         failing = snapshots.lease("node-0002", "failed", "404 Not Found")
         found = status.summarize(fleet(5, failing))
         assert [row.versions for row in found.nodes][:3] == [("1.290.0.20261001-120000",)] * 2 + [()]
-        assert found.nodes[2].problems == ("DynaKube shop: version 1.290.0.20261001-120000 failed: 404 Not Found",)
+        problem = "DynaKube shop: version 1.290.0.20261001-120000 can't be installed: 404 Not Found"
+        assert found.nodes[2].problems == (problem,)
         assert [row.problems for row in found.nodes if row.node != "node-0002"] == [()] * 4
         assert found.dynakubes[0].nodes == {"ready": 4, "failed": 1}
 
@@ -188,6 +189,71 @@ class TestManyNodes:
     def test_are_shown_by_name_alone(self) -> None:
         rows = status.summarize(fleet(5), ["node-0003"]).nodes
         assert [row.node for row in rows] == ["node-0003"]
+
+
+DOWNLOAD = "https://h/api/v1/deployment/installer/agent/unix/paas/version/1.290.0.20261001-120000: answered"
+MISSING = f"{DOWNLOAD} 404: Not Found"
+REFUSED = f"{DOWNLOAD} 403: Token is missing (check apiToken of the DynaKube's secret: it needs the scope X)"
+
+
+def failing(*messages: str, condition: str = "", report: str = "", **conditions: str) -> list[tuple[str, str]]:
+    """Problems of a cluster of 4 nodes, with these messages of failed installs on the first ones."""
+    leases = [snapshots.lease(f"node-{number:04}", "failed", text) for number, text in enumerate(messages)]
+    kube = snapshots.dynakube(**{"Ready": "False", "AgentRollout": "False", **conditions})
+    for one in kube["status"]["conditions"]:
+        if one["type"] == "AgentRollout":
+            one["message"] = condition or f"Agent version 1.290 was not installed on 1 of 4 nodes: {messages[0]}"
+    cluster = dataclasses.replace(fleet(4, *leases), dynakubes=(kube,))
+    if report:
+        full = dataclasses.replace(snapshots.report(problems=[report]), node="node-0000")
+        cluster = dataclasses.replace(cluster, reports=(full,))
+    return [(problem.sentence, problem.remedy) for problem in status.summarize(cluster).problems]
+
+
+class TestAVersionThatIsNotInstalled:
+    """One problem, with its cause and remedy, however many reports have it."""
+
+    SENTENCE = "DynaKube shop: version 1.290.0.20261001-120000 can't be installed:"
+
+    def test_is_one_problem_of_all_its_nodes(self) -> None:
+        ((sentence, remedy),) = failing(MISSING, MISSING)
+        assert sentence == f"2 nodes (node-0000, node-0001): {self.SENTENCE} {MISSING}"
+        assert remedy.startswith("set codeModulesVersion of the DynaKube to a version that the tenant has")
+
+    def test_is_one_problem_though_its_numbers_differ(self) -> None:
+        full = "700 MiB are needed and {} MiB are free (disk budget none, reserve 256 MiB)"
+        ((sentence, remedy),) = failing(full.format(5), full.format(6), full.format(6), condition="earlier numbers")
+        assert sentence == f"3 nodes (node-0000, node-0001, node-0002): {self.SENTENCE} {full.format(6)}"
+        assert remedy.startswith("free space on the disk")
+
+    def test_is_two_problems_for_two_remedies(self) -> None:
+        assert len(failing(MISSING, MISSING, "/data: No space left on device")) == 2
+
+    def test_is_not_repeated_from_the_full_report_of_a_node(self) -> None:
+        version = "version 1.290.0.20261001-120000"
+        assert len(failing(MISSING, report=f"{version} can't be installed: {MISSING}; the provisioner retries")) == 1
+        assert len(failing(MISSING, report="only 5 MiB free on the disk")) == 2
+
+    def test_has_the_command_for_another_token(self) -> None:
+        ((sentence, remedy),) = failing(REFUSED)
+        assert sentence.endswith("answered 403: Token is missing")
+        assert remedy.startswith("kubectl -n dynatrace patch secret shop --type=merge")
+
+    def test_is_a_consequence_of_a_token_that_the_operator_finds_refused(self) -> None:
+        ((sentence, _),) = failing(REFUSED, Tokens="False")
+        assert sentence == "DynaKube shop: Tokens: Tokens is False"
+
+    def test_is_reported_by_the_operators_condition_alone_where_no_node_is_asked(self) -> None:
+        ((sentence, remedy),) = failing(condition=f"Agent version 1.290 was not installed on 1 of 4 nodes: {MISSING}")
+        assert sentence.startswith("DynaKube shop: AgentRollout: Agent version 1.290 was not installed on 1 of 4 nodes")
+        assert remedy.startswith("set codeModulesVersion of the DynaKube")
+
+    def test_is_refused_for_a_signature_with_what_to_sign(self) -> None:
+        message = f"registry.example.com/agent@sha256:{'0' * 64} is not signed with a required key: its signature is …"
+        leases = [snapshots.lease("node-0000", "refused", message)]
+        (problem,) = status.summarize(fleet(4, *leases)).problems
+        assert problem.sentence == f"node node-0000: DynaKube shop: its image is refused: {message}"
+        assert problem.remedy.startswith("sign the image with a key")
 
 
 class TestChoiceOfNodes:

@@ -87,8 +87,12 @@ def stuck() -> ClusterSnapshot:
 def fleet() -> ClusterSnapshot:
     """300 nodes, of which 30 can't install the version, and one has no driver."""
     names = [f"{LONG}-{number:03}" for number in range(300)]
+    missing = (
+        "https://abc12345.live.example.com/api/v1/deployment/installer/agent/unix/paas/version/"
+        "1.290.0.20261001-120000: answered 404: HTTP 404 Not Found"
+    )
     leases = [
-        snapshots.lease(name, *(("failed", "404 Not Found") if number < 30 else ("ready", "")))
+        snapshots.lease(name, *(("failed", missing) if number < 30 else ("ready", "")))
         for number, name in enumerate(names)
     ]
     pods = [snapshots.pod(f"driver-{name}", component="csi-driver", node=name) for name in names[:-1]]
@@ -99,6 +103,8 @@ def fleet() -> ClusterSnapshot:
         csi_nodes=tuple(map(snapshots.csi_node, names)),
         daemon_sets=(daemon_set,),
         pods=tuple(pods),
+        # The operator's condition repeats what the nodes report.
+        dynakubes=(snapshots.dynakube(Ready="False", AgentRollout="False"),),
         node_leases=tuple(leases),
         reports=(),
     )

@@ -7,12 +7,12 @@ a view that is being mounted. A version whose last attempt failed is one until a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from oneagent.common import agents
+from oneagent.common import agents, install_remedies
 from oneagent.common.identifiers import agent_version
-from oneagent.common.node_report import DynaKubeStatus, NodeStatus, VersionStatus, VolumeStatus
+from oneagent.common.node_report import DynaKubeStatus, Failure, NodeStatus, VersionStatus, VolumeStatus
 from oneagent.csi_driver.cli.status import MISSING
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 
@@ -38,12 +38,14 @@ def _find_problems(status: NodeStatus) -> Iterator[str]:
         yield "the provisioner is not running: no version is installed or removed"
     states = {row.version: row.state for row in status.versions}
     for version in status.versions:
-        yield from _of_version(version)
+        yield from _of_version(version, [failure for failure in status.failures if _waits_for(failure, version)])
     for kube in status.dynakubes:
         yield from _of_dynakube(kube, states.get(kube.version, ""), status.taken_at)
     for volume in status.volumes:
         yield from _of_volume(volume)
     for failure in status.failures:
+        if any(_waits_for(failure, version) for version in status.versions):
+            continue
         pod = f"pod {failure.namespace}/{failure.pod}"
         if failure.empty:
             yield f"{pod} runs without its agent ({failure.reason}); solve the cause, then restart the pod"
@@ -58,17 +60,34 @@ def _find_problems(status: NodeStatus) -> Iterator[str]:
         )
 
 
-def _of_version(version: VersionStatus) -> Iterator[str]:
+def _waits_for(failure: Failure, version: VersionStatus) -> bool:
+    """Return True for a pod that waits only because the version could not be installed, which is one problem."""
+    return not failure.empty and _has_failed(version) and bool(version.message) and version.message in failure.reason
+
+
+def _has_failed(version: VersionStatus) -> bool:
+    return version.state == VersionState.FAILED or (version.state in _TRIED_AGAIN and bool(version.message))
+
+
+def _of_version(version: VersionStatus, waiting: Sequence[Failure]) -> Iterator[str]:
     name = agent_version(version.version)
-    if version.state == VersionState.FAILED:
-        yield f"version {name} can't be installed: {version.message}; the provisioner retries with back-off"
-    elif version.state in _TRIED_AGAIN and version.message:
-        yield f"version {name} was not installed: {version.message}; the next attempt is {version.state}"
+    if _has_failed(version):
+        cause, remedy = install_remedies.split(version.message)
+        retry = "the provisioner retries" if version.state == VersionState.FAILED else f"retry: {version.state}"
+        parts = [f"version {name} can't be installed: {cause}", _count_waiting(waiting), remedy, retry]
+        yield "; ".join(filter(None, parts))
     elif version.state == VersionState.CORRUPT:
         detail = version.message or "its preload library is missing in the store"
         yield f"version {name} is corrupt: {detail}"
     elif version.state == MISSING and version.views:
         yield f"version {name} is mounted {version.views} times, but it is not in the store"
+
+
+def _count_waiting(waiting: Sequence[Failure]) -> str:
+    if not waiting:
+        return ""
+    first = f"pod {waiting[0].namespace}/{waiting[0].pod}"
+    return f"{len(waiting)} pods wait for it, as {first}" if len(waiting) > 1 else f"{first} waits for it"
 
 
 def _of_dynakube(kube: DynaKubeStatus, version_state: str, now: float) -> Iterator[str]:

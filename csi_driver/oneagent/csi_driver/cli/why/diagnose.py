@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from oneagent.common import agents
+from oneagent.common import agents, install_remedies
 from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import Diagnosis, PodEvidence, PodProcess, Volume
 from oneagent.csi_driver.cli.why import Reason
 from oneagent.csi_driver.metadata.states import VolumeState
 
-_RESTART_POD = "solve the cause, then restart the pod: a view can't be mounted into a running container"
+_RESTART_POD = "then restart the pod: a view can't be mounted into a running container"
 
 
 def diagnose(evidence: PodEvidence) -> Diagnosis:
@@ -76,19 +76,14 @@ def _without_view(evidence: PodEvidence, volume: Volume) -> Diagnosis:
     if volume.state == VolumeState.WRITTEN:
         return Diagnosis(Reason.FILES_ONLY, f"{pod} has its metadata files, and no agent was requested for it")
     if volume.state == VolumeState.EMPTY:
+        cause, remedy = install_remedies.split(volume.reason)
         return Diagnosis(
-            Reason.NO_AGENT_MOUNTED, f"{pod} runs without its agent, with an empty view: {volume.reason}", _RESTART_POD
+            Reason.NO_AGENT_MOUNTED,
+            f"{pod} runs without its agent, with an empty view: {cause}",
+            f"{remedy or 'solve the cause'}; {_RESTART_POD}",
         )
     if volume.state == VolumeState.WAITING:
-        why = volume.reason or volume.condition or "its view is being mounted"
-        return Diagnosis(
-            Reason.WAITING,
-            f"{pod} can't start yet: {f'attempt {volume.attempts} failed: ' if volume.attempts else ''}{why}",
-            "the server is not running on this node: see the log of its container"
-            if evidence.server_running is False
-            else "wait while the version is being installed; if it can't be, correct what the reason names: the "
-            "DynaKube's version or image, its token, the network or the disk",
-        )
+        return _waiting(evidence, volume)
     if evidence.mounted is None:
         return Diagnosis(
             Reason.UNKNOWN,
@@ -102,6 +97,18 @@ def _without_view(evidence: PodEvidence, volume: Volume) -> Diagnosis:
         "restart the pod; or run this where the driver's mounts are visible: in the server's container, or on the "
         "node with --mount-table=/proc/1/mountinfo",
     )
+
+
+def _waiting(evidence: PodEvidence, volume: Volume) -> Diagnosis:
+    cause, remedy = install_remedies.split(volume.reason or volume.condition or "its view is being mounted")
+    attempt = f"attempt {volume.attempts} failed: " if volume.attempts else ""
+    if evidence.server_running is False:
+        remedy = "the server is not running on this node: see the log of its container"
+    elif remedy:
+        remedy = f"{remedy}; the pod then starts by itself"
+    else:
+        remedy = f"wait while the version is being installed; if it can't be, {install_remedies.GENERAL}"
+    return Diagnosis(Reason.WAITING, f"{_pod(evidence)} can't start yet: {attempt}{cause}", remedy)
 
 
 def _of_processes(evidence: PodEvidence, volume: Volume | None = None) -> Diagnosis:

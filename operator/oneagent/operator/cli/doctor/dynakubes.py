@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from oneagent.common import agents
+from oneagent.common import agents, install_remedies
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.kubernetes.fields import FieldError
 from oneagent.operator.cli import k8s_objects
@@ -19,6 +19,8 @@ GRACE_SECONDS: Final = 300.0
 """Age from which pending work is a warning."""
 TOKENS_REFUSED: Final = "TokensRefused"
 """Reason of a condition that fails because of the tokens. The operator's module of it needs more than this program."""
+ROLLOUT: Final = "AgentRollout"
+"""Condition that a version could not be installed on nodes"""
 _SUMMARY: Final = "Ready"
 
 
@@ -38,8 +40,12 @@ def conditions(cluster: ClusterSnapshot) -> Iterator[Finding]:
             if kind == _SUMMARY or _is_consequence(kind, kube, cluster):
                 continue
             since = k8s_objects.age_seconds(condition.get("lastTransitionTime"), cluster.taken_at)
-            sentence = f"{dynakube}: {kind}: {condition.get('message', '')}"
-            if condition.get("status") == "False":
+            message = str(condition.get("message", ""))
+            sentence = f"{dynakube}: {kind}: {message}"
+            if kind == ROLLOUT and condition.get("status") == "False":
+                cause, remedy = explain_failure(message, kube, cluster)
+                yield error(name, f"{dynakube}: {kind}: {cause}", remedy)
+            elif condition.get("status") == "False":
                 yield error(name, sentence, _remedy(kind, kube, cluster))
             elif condition.get("status") != "True" and since > GRACE_SECONDS:
                 yield warning(name, f"{sentence} (for {since / 60:.0f} min)", "the operator's log has the reason")
@@ -47,12 +53,27 @@ def conditions(cluster: ClusterSnapshot) -> Iterator[Finding]:
                 yield note(name, sentence)
 
 
+def explain_failure(message: str, kube: Object | None, cluster: ClusterSnapshot) -> tuple[str, str]:
+    """Return the cause of a failed install, and the remedy: a command where there is one."""
+    cause, remedy = install_remedies.split(message)
+    if kube is not None and install_remedies.is_token_refused(message):
+        remedy = _remedy("Tokens", kube, cluster)
+    return cause, remedy or install_remedies.GENERAL
+
+
 def _is_consequence(kind: str, kube: Object, cluster: ClusterSnapshot) -> bool:
     """Return True for a condition whose cause is a finding of its own: rejected tokens, or a Secret without them."""
-    kube_conditions = k8s_objects.conditions(kube)
-    if kube_conditions[kind].get("reason") == TOKENS_REFUSED:
-        return kube_conditions.get("Tokens", {}).get("status") == "False"
+    condition = k8s_objects.conditions(kube)[kind]
+    if condition.get("reason") == TOKENS_REFUSED or (
+        kind == ROLLOUT and install_remedies.is_token_refused(str(condition.get("message", "")))
+    ):
+        return is_token_refused(kube)
     return kind == "Tokens" and bool(list(_missing_tokens(kube, cluster)))
+
+
+def is_token_refused(kube: Object) -> bool:
+    """Return True if a condition reports the token, which then explains all other refusals."""
+    return k8s_objects.conditions(kube).get("Tokens", {}).get("status") == "False"
 
 
 def _remedy(kind: str, kube: Object, cluster: ClusterSnapshot) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from oneagent.common import identifiers
+from oneagent.common import identifiers, install_remedies
 from oneagent.operator.cli import k8s_objects, snapshot
-from oneagent.operator.cli.doctor import Finding, error, note, warning
+from oneagent.operator.cli.doctor import Finding, dynakubes, error, note, warning
 from oneagent.operator.cli.kubectl import Object
+from oneagent.operator.cli.node_reports import NodeReport
 from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 _EXPECTED: Final[Mapping[str, Any]] = {
@@ -105,10 +106,26 @@ def reports(cluster: ClusterSnapshot) -> Iterator[Finding]:
             )  # fmt: skip
             continue
         remedy = f"kubectl -n {cluster.namespace} exec {report.pod} -c server -- oneagent-csi status"
-        for problem in report.problems[:_MAX_NAMED]:
+        problems = [problem for problem in report.problems if not _is_reported(problem, report, cluster)]
+        for problem in problems[:_MAX_NAMED]:
             yield error(name, f"node {report.node}: {problem}", remedy)
-        if (more := len(report.problems) - _MAX_NAMED) > 0:
+        if (more := len(problems) - _MAX_NAMED) > 0:
             yield error(name, f"node {report.node}: and {more} more problems", remedy)
+
+
+def _is_reported(problem: str, report: NodeReport, cluster: ClusterSnapshot) -> bool:
+    """Return True for a failed install that the condition of its DynaKube reports, for all nodes."""
+    failed = {
+        kube
+        for version in (report.status.versions if report.status else ())
+        if version.message and install_remedies.split(version.message)[0] in problem
+        for kube in version.wanted_by
+    }
+    return any(
+        k8s_objects.conditions(kube).get(dynakubes.ROLLOUT, {}).get("status") == "False"
+        for kube in cluster.dynakubes
+        if k8s_objects.name(kube) in failed
+    )
 
 
 def _unready(name: str, node: str, pod: Object) -> Finding:
