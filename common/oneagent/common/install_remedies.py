@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-GENERAL: Final = "correct what the reason names: the DynaKube's version or image, its token, the network or the disk"
+GENERAL: Final = "correct what the reason names: the version or image, the token, the network or the disk"
 
 _RETRY: Final = re.compile(r"(?:; next try at \S+|; trying again \(\w+\))+$")
 _TOKEN: Final = re.compile(r"answered 40[13]\b.*\(check \w+ of the DynaKube's secret")
@@ -28,7 +28,7 @@ _BY_WORDS: Final = tuple(
             "set codeModulesVersion of the DynaKube to a version that the tenant has, or remove it to follow the "
             "tenant's latest",
         ),
-        (r"answered 404\b", "correct codeModulesImage of the DynaKube, or push that image to the registry"),
+        (r"answered 404\b", "correct the name of the image, or push it to the registry"),
         (r"answered 407\b|the proxy refused", "check the address and the user in spec.proxy, and the proxy's rules"),
         (r"answered (?:429|5\d\d)\b", "check that server"),
         (
@@ -42,8 +42,7 @@ _BY_WORDS: Final = tuple(
         ),
         (
             r"is not signed",
-            "sign the image with a key that the feature flag code-modules-image-key names, or name the key that has "
-            "signed it",
+            "sign the image with one of the required keys, or add the key that has signed it to them",
         ),
         (r"host name cannot be resolved", "correct the server's name, or the DNS of the nodes"),
         (

@@ -4,6 +4,9 @@ The driver's command line writes them and `kubectl oneagent` reads them, perhaps
 ignores keys that it does not know, and a key that is missing or has another type reads as empty. Keys are only ever
 added; `FORMAT` changes if one has to go.
 
+The names of DynaKubes are those of the driver, where an OpenTelemetryInjection has a prefix: `object` next to one has
+the kind and name of the object in the API.
+
 Times are RFC 3339 in JSON, in UTC and to the millisecond, and seconds since the epoch here; None for never or unknown.
 """
 
@@ -17,6 +20,8 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
+
+from oneagent.common import agents
 
 FORMAT: Final = 1
 _TIMES: Final = frozenset({"taken_at", "since", "first_failed_at", "installed_at", "last_used_at"})
@@ -215,6 +220,10 @@ class PodReport:
 def status_to_json(status: NodeStatus) -> dict[str, Any]:
     """Return the JSON form of a node's status."""
     fields: dict[str, Any] = with_times(dataclasses.asdict(status))
+    for row in fields["versions"]:
+        row["wanted_by_objects"] = [agents.object_path(name) for name in row["wanted_by"]]
+    for row in (*fields["volumes"], *fields["failures"], *fields["dynakubes"]):
+        row["object"] = _object(row.get("dynakube", row.get("name")))
     return {"format": FORMAT} | fields
 
 
@@ -226,7 +235,14 @@ def status_from_json(report: Any) -> NodeStatus:
 def pod_to_json(report: PodReport) -> dict[str, Any]:
     """Return the JSON form of a pod's diagnosis."""
     evidence: dict[str, Any] = with_times(dataclasses.asdict(report.evidence))
+    if (volume := evidence["volume"]) is not None:
+        volume["object"] = _object(volume["dynakube"])
     return {"format": FORMAT, "verdict": dataclasses.asdict(report.diagnosis)} | evidence
+
+
+def _object(dynakube: str) -> str:
+    """Return kind and name of the object in the API that a DynaKube is, or that became one; empty for none."""
+    return agents.object_path(dynakube) if dynakube else ""
 
 
 def pod_from_json(report: Any) -> PodReport:

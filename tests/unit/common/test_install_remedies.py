@@ -128,7 +128,7 @@ def test_a_registry_that_wants_a_password(server: double.Tenant) -> None:
 def test_an_image_that_is_not_there() -> None:
     request = httpx.Request("GET", "https://registry.example.com/v2/agent/manifests/1")
     error = errors.from_response(httpx.Response(404, request=request), b"")
-    assert install_remedies.split(str(error))[1].startswith("correct codeModulesImage of the DynaKube")
+    assert install_remedies.split(str(error))[1].startswith("correct the name of the image")
 
 
 def test_a_package_for_another_machine() -> None:
@@ -140,7 +140,7 @@ def test_a_package_for_another_machine() -> None:
 
 def test_an_image_without_a_signature() -> None:
     message = f"registry.example.com/agent@sha256:{'0' * 64} is not signed with a required key: its signature is by …"
-    assert install_remedies.split(message)[1].startswith("sign the image with a key")
+    assert install_remedies.split(message)[1].startswith("sign the image with one of the required keys")
 
 
 def test_the_retry_stays_with_the_cause() -> None:

@@ -40,6 +40,17 @@ def describe_object(dynakube: str, *, quoted: bool = False) -> str:
     return f"{profile.object_kind} {name!r}" if quoted else f"{profile.object_kind} {name}"
 
 
+def object_path(dynakube: str) -> str:
+    """Return kind and name of that object, as `kubectl get` writes them: `OpenTelemetryInjection/shop`."""
+    profile = of_dynakube(dynakube)
+    return f"{profile.object_kind}/{profile.name_of_object(dynakube)}"
+
+
+def short_name(dynakube: str) -> str:
+    """Return the name of a DynaKube, but kind and name of an object of another kind, for tables."""
+    return object_path(dynakube) if of_dynakube(dynakube).name_prefix else dynakube
+
+
 def of_tree(tree: str | os.PathLike[str]) -> AgentProfile | None:
     """Return the kind of a version by its preload library; None if it has none."""
     return next((each for each in PROFILES if os.path.isfile(os.path.join(tree, each.preload_library))), None)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from oneagent.common import printable, terminal
+from oneagent.common import agents, printable, terminal
 from oneagent.common.terminal import Column, Screen
 from oneagent.operator.cli.doctor import DoctorReport, Finding, Mark, Severity, installation
 from oneagent.operator.cli.status import ClusterStatus, DynaKubeRow, NodeRow
@@ -130,8 +130,9 @@ def _summary(status: ClusterStatus) -> str:
         parts.append(f"agent {', '.join(versions[:_MOST_VERSIONS])}{more}" if versions else "no agent version yet")
     else:
         parts.append("no node driver")
-    ready = sum(row.ready for row in status.dynakubes)
-    parts.append(f"{ready} of {len(status.dynakubes)} DynaKubes ready")
+    for kind in dict.fromkeys(("DynaKube", *(agents.kind_of_object(row.name) for row in status.dynakubes))):
+        own = [row.ready for row in status.dynakubes if agents.kind_of_object(row.name) == kind]
+        parts.append(f"{sum(own)} of {len(own)} {kind}s ready")
     if status.summary.namespaces:
         parts.append(f"{status.summary.namespaces_monitored} of {status.summary.namespaces} namespaces monitored")
     parts.append(f"{len(status.problems)} problem{'' if len(status.problems) == 1 else 's'}")
@@ -178,7 +179,8 @@ def _counts(nodes: Mapping[str, int]) -> str:
 
 
 def _dynakube(row: DynaKubeRow) -> tuple[str, ...]:
-    return (row.name, "yes" if row.ready else "no", row.version, row.mode, _counts(row.nodes), row.message)
+    ready = "yes" if row.ready else "no"
+    return (agents.short_name(row.name), ready, row.version, row.mode, _counts(row.nodes), row.message)
 
 
 def _node(row: NodeRow) -> tuple[str, ...]:

@@ -74,12 +74,15 @@ class NodeRow:
 @dataclass(frozen=True, slots=True)
 class DynaKubeRow:
     name: str
+    """Name of the DynaKube, or that of the driver for an object of another kind"""
     mode: str
     version: str
     ready: bool
     message: str
     nodes: Mapping[str, int]
     """Number of nodes by the state of its version there."""
+    object: str
+    """Kind and name of the object in the API"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +328,9 @@ def _row(
 
 def _dynakube(kube: Object, reports: Iterable[node_lease.NodeReport]) -> DynaKubeRow:
     status = k8s_objects.status(kube)
-    modes = sorted(((kube.get("spec") or {}).get("oneAgent") or {}).keys() - {"hostGroup"})
+    modes: list[str] = []
+    if agents.kind_of_object(k8s_objects.name(kube)) == "DynaKube":  # The modes of others are of the driver alone.
+        modes = sorted(((kube.get("spec") or {}).get("oneAgent") or {}).keys() - {"hostGroup"})
     version = (status.get("codeModules") or {}).get("version") or (status.get("oneAgent") or {}).get("version") or ""
     ready = k8s_objects.conditions(kube).get("Ready", {})
     message = "" if ready.get("status") == "True" else str(ready.get("message", "not reconciled yet"))
@@ -333,4 +338,4 @@ def _dynakube(kube: Object, reports: Iterable[node_lease.NodeReport]) -> DynaKub
         message = "is being deleted"
     name, is_ready = k8s_objects.name(kube), ready.get("status") == "True" or k8s_objects.is_deleting(kube)
     states = collections.Counter(own.state for report in reports for own in report.dynakubes if own.name == name)
-    return DynaKubeRow(name, ", ".join(modes), version, is_ready, message, dict(states))
+    return DynaKubeRow(name, ", ".join(modes), version, is_ready, message, dict(states), agents.object_path(name))

@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from oneagent.common import node_report
 from oneagent.common.identifiers import Version
 from oneagent.common.node_report import (
     Diagnosis,
@@ -118,3 +119,38 @@ def test_help(command: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys:
 def test_a_diagnosis_without_a_remedy_has_none_in_its_text() -> None:
     evidence = PodEvidence("shop", "cart", NOW, None, None, None, False, (), True, True)
     assert "What to do" not in "".join(why_text.lines(evidence, Diagnosis("Monitored", "it is"), Screen()))
+
+
+class TestAnInjection:
+    """An OpenTelemetryInjection has an internal name on nodes, which begins with `otelinj.`."""
+
+    STATUS = NodeStatus(
+        "/data", NOW, "ok", (), Running(True, True),
+        (VersionStatus(VERSION, "ready", 512 << 20, 1, ("shop", "otelinj.shop"), NOW, NOW, ""),),
+        (VolumeStatus("csi-1", "shop", POD, "otelinj.shop", "app", VERSION, "mounted", True, False, TARGET, NOW),),
+        (Failure("csi-2", "shop", "late-0", "otelinj.shop", 3, NOW, False, "no room"),),
+        (DynaKubeStatus("otelinj.shop", "otelinj.shop", VERSION, True, "", NOW),),
+        None,
+    )  # fmt: skip
+    VOLUME = Volume("csi-1", "app", "otelinj.shop", VERSION, "waiting", TARGET, 0, "", NOW, "")
+    EVIDENCE = PodEvidence("shop", POD, NOW, VOLUME, False, None, False, (), True, True)
+
+    def test_has_its_kind_and_name_in_texts(self) -> None:
+        status = "\n".join(tables.lines(problems.add_problems(self.STATUS), Screen(300)))
+        assert "shop, OpenTelemetryInjection/shop" in status
+        assert status.count("OpenTelemetryInjection/shop") == 4
+        why = "\n".join(why_text.lines(self.EVIDENCE, diagnose.diagnose(self.EVIDENCE), Screen(300)))
+        assert "OpenTelemetryInjection shop" in why
+        assert "otelinj" not in status + why
+
+    def test_has_them_next_to_its_internal_name_in_json(self) -> None:
+        status = node_report.status_to_json(self.STATUS)
+        for rows, field in (("volumes", "dynakube"), ("failures", "dynakube"), ("dynakubes", "name")):
+            (row,) = status[rows]
+            assert (row[field], row["object"]) == ("otelinj.shop", "OpenTelemetryInjection/shop")
+        (version,) = status["versions"]
+        assert version["wanted_by"] == ["shop", "otelinj.shop"]
+        assert version["wanted_by_objects"] == ["DynaKube/shop", "OpenTelemetryInjection/shop"]
+        report = node_report.PodReport(self.EVIDENCE, diagnose.diagnose(self.EVIDENCE))
+        volume = node_report.pod_to_json(report)["volume"]
+        assert (volume["dynakube"], volume["object"]) == ("otelinj.shop", "OpenTelemetryInjection/shop")

@@ -433,4 +433,4 @@ def test_a_version_that_is_not_installed_is_one_finding(rollout: str, check: str
     (found,) = checks.run_checks(but(dynakubes=(kube,), reports=(report,))).findings
     assert found.check == check
     if check == "DynaKubes":
-        assert found.remedy.startswith("correct codeModulesImage of the DynaKube")
+        assert found.remedy.startswith("correct the name of the image")

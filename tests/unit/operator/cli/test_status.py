@@ -253,7 +253,7 @@ class TestAVersionThatIsNotInstalled:
         leases = [snapshots.lease("node-0000", "refused", message)]
         (problem,) = status.summarize(fleet(4, *leases)).problems
         assert problem.sentence == f"node node-0000: DynaKube shop: its image is refused: {message}"
-        assert problem.remedy.startswith("sign the image with a key")
+        assert problem.remedy.startswith("sign the image with one of the required keys")
 
 
 class TestChoiceOfNodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from oneagent.common import terminal
+from oneagent.common import agents, terminal
 from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import NodeStatus
 from oneagent.common.terminal import Column, Screen
@@ -93,7 +93,8 @@ def _versions(status: NodeStatus) -> Iterable[Sequence[str]]:
         size = _size(row.size_bytes) if row.size_bytes else ""
         if row.downloaded_bytes:
             size = f"{_size(row.downloaded_bytes)} so far"
-        yield (agent_version(row.version), row.state, size, str(row.views), ", ".join(row.wanted_by), used, row.message)
+        wanted_by = ", ".join(map(agents.short_name, row.wanted_by))
+        yield (agent_version(row.version), row.state, size, str(row.views), wanted_by, used, row.message)
 
 
 def _volumes(status: NodeStatus) -> Iterable[Sequence[str]]:
@@ -103,21 +104,26 @@ def _volumes(status: NodeStatus) -> Iterable[Sequence[str]]:
         if row.mounted is False and row.state == "mounted":
             here = "not mounted"
         state = f"{row.state} (host)" if row.mode == "host" else row.state
-        yield (pod, state, row.dynakube, agent_version(row.version), here, _ago(row.since, status.taken_at), row.id)
+        version, since = agent_version(row.version), _ago(row.since, status.taken_at)
+        yield (pod, state, agents.short_name(row.dynakube), version, here, since, row.id)
 
 
 def _failures(status: NodeStatus) -> Iterable[Sequence[str]]:
     for row in status.failures:
         since = _ago(row.first_failed_at, status.taken_at)
         runs = "yes" if row.empty else "no, it waits"
-        yield (f"{row.namespace}/{row.pod}", str(row.attempts), row.dynakube, since, runs, row.reason)
+        pod, owner = f"{row.namespace}/{row.pod}", agents.short_name(row.dynakube)
+        yield (pod, str(row.attempts), owner, since, runs, row.reason)
 
 
 def _dynakubes(status: NodeStatus) -> Iterable[Sequence[str]]:
     for row in status.dynakubes:
         in_store = "yes" if row.in_store else "no"
         since = _ago(row.since, status.taken_at)
-        yield (row.name, agent_version(row.version), in_store, row.tenant, since, row.condition or "ok")
+        # Without a tenant the store has the name in its place.
+        tenant = row.tenant if row.tenant != row.name else ""
+        name, version = agents.short_name(row.name), agent_version(row.version)
+        yield (name, version, in_store, tenant, since, row.condition or "ok")
 
 
 def _disk(status: NodeStatus) -> str:

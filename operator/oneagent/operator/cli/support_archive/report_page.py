@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from oneagent.common import printable
+from oneagent.common import agents, printable
 from oneagent.operator.cli.doctor import DoctorReport, Finding, Mark, Severity
 from oneagent.operator.cli.status import ClusterStatus
 
@@ -49,7 +49,10 @@ def _lines(status: ClusterStatus, report: DoctorReport, taken_at: str) -> Iterat
     )
     yield from _table(("component", "ready", "release"), components)
     yield "<h2>DynaKubes</h2>"
-    kubes = ((row.name, row.mode, row.version, "yes" if row.ready else "no", row.message) for row in status.dynakubes)
+    kubes = (
+        (agents.short_name(row.name), row.mode, row.version, "yes" if row.ready else "no", row.message)
+        for row in status.dynakubes
+    )
     yield from _table(("DynaKube", "mode", "version", "ready", "message"), kubes)
     yield "<h2>Nodes</h2>"
     nodes = ((row.node, row.driver, ", ".join(row.versions), "; ".join(row.problems)) for row in status.nodes)

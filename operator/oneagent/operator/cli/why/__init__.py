@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import node_report
+from oneagent.common import agents, node_report
 from oneagent.common.node_report import Diagnosis, PodReport
 
 JSON_FORMAT: Final = 1
@@ -124,5 +124,7 @@ def to_json(evidence: Evidence, diagnosis: Diagnosis) -> dict[str, Any]:
     """Return the JSON form, with the node's report as the node sent it."""
     fields = dataclasses.asdict(evidence)
     on_node = fields.pop("on_node_json")
+    if (owner := evidence.owner) is not None and (name := owner.owner or owner.label):
+        fields["owner"]["object"] = agents.object_path(name)
     fields |= node_report.with_times({"taken_at": evidence.taken_at})
     return {"format": JSON_FORMAT, "verdict": dataclasses.asdict(diagnosis)} | fields | {"on_node": on_node}
