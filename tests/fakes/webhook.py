@@ -194,7 +194,8 @@ class Serving:
 
     def client(self, *authorities: trustme.CA) -> httpx.Client:
         """One that trusts these, or the first one."""
-        return httpx.Client(base_url=self.url, verify=trusting(*(authorities or (self.authority,))), trust_env=False)
+        context = trusting(*(authorities or (self.authority,)))
+        return httpx.Client(base_url=self.url, verify=context, trust_env=False, timeout=30)
 
     def counted(self, path: str, outcome: str, reason: str = "") -> float:
         labels = {"path": path, "outcome": outcome, "reason": reason}

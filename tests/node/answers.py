@@ -26,7 +26,7 @@ def status_of(answer: object) -> tuple[grpc.StatusCode, str]:
     return answer.code(), answer.details() or ""
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Wait until something is so; fail if it is not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -152,7 +152,7 @@ class TestARemoval:
 
 def wait_for_mounted_row(driver: node.Driver) -> None:
     """Wait for the server's row, which it writes after the mount."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while driver.rows().get("csi-pod1", {}).get("state") != "mounted":
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -22,7 +22,9 @@ from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused
 
-NEVER_SLOWER_SECONDS = 1.0
+NEVER_SLOWER_SECONDS = 4.0
+BURST_SECONDS = 10.0
+"""For 60 publishes; 15 if each of them waited for the database."""
 MISSING = node.demo(name=DynaKubeName("missing"), version=Version("9.9.9"), mount_attempts=3)
 
 
@@ -202,7 +204,7 @@ class TestAtTheStart:
         with failure(driver):
             began = time.monotonic()
             kubelet = driver.start()
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
             for pod in ("during0", "during1", "before"):
                 timed_publish(kubelet, pod)
             with refused(grpc.StatusCode.UNAVAILABLE, "9.9.9 is not in the store"):
@@ -237,7 +239,7 @@ class TestABurst:
         self, driver: Driver, kubelet: Kubelet, failure: Failure
     ) -> None:
         with failure(driver):
-            assert self.publish_all(kubelet) < 3
+            assert self.publish_all(kubelet) < BURST_SECONDS
         assert len(driver.mounts()) == 60
         eventually(lambda: len(driver.rows()) == 60)
 
@@ -245,7 +247,7 @@ class TestABurst:
         driver.stop()
         with locked_for_readers_too(driver):
             kubelet = driver.start()
-            assert self.publish_all(kubelet) < 3
+            assert self.publish_all(kubelet) < BURST_SECONDS
         eventually(lambda: len(driver.rows()) == 60)
 
 

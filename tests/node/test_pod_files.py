@@ -30,8 +30,6 @@ from tests.node.test_limits import tmpfs
 
 MISSING = store_key.of_version(Version("9.9.9"), "tests")
 LACKING = DynaKubeName("lacking")
-SHORT: Final = 1.05
-"""A caller's deadline that leaves 50 ms to wait for a version."""
 ATTRIBUTES: Final[dict[str, Any]] = {
     "containers": "app,side-car",
     "image.app": "registry.example/shop:1",
@@ -62,7 +60,7 @@ def set_dynakubes(driver: Driver) -> None:
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """A driver whose processes may create files for their owner only, by its umask."""
-    with node.running(tmp_path_factory.mktemp("files"), "--publish-wait=5s") as (driver, _):
+    with node.running(tmp_path_factory.mktemp("files"), "--publish-wait=50ms") as (driver, _):
         set_dynakubes(driver)
         driver.kill()
         before = os.umask(0o077)
@@ -153,7 +151,7 @@ def test_the_node_knows_its_dynakubes_cluster_and_tenant_better_than_the_pod(dri
 class TestFilesOnly:
     def test_are_no_mount_and_wait_for_nothing(self, driver: Driver, kubelet: Kubelet) -> None:
         mounts = driver.mounts()
-        volume = kubelet.publish("conf", timeout=SHORT, mode="conf", dynakube="stranger", **ATTRIBUTES)
+        volume = kubelet.publish("conf", mode="conf", dynakube="stranger", **ATTRIBUTES)
         assert driver.mounts() == mounts
         assert driver.rows()["csi-conf"]["mode"] == "conf"
         assert driver.state("conf") == "written"
@@ -249,7 +247,7 @@ class TestAFullDisk:
     def test_costs_the_contents_and_not_the_pod(self, tmp_path: Path) -> None:
         with (
             tmpfs(tmp_path / "data", "size=4m"),
-            node.running(tmp_path, "--publish-wait=5s") as (driver, kubelet),
+            node.running(tmp_path, "--publish-wait=50ms") as (driver, kubelet),
         ):
             # The first publish warms up whatever needs the disk.
             kubelet.publish("before", **ATTRIBUTES)
@@ -272,16 +270,15 @@ class TestFailurePolicyFail:
         fields = ATTRIBUTES | {"dynakube": LACKING, "failurePolicy": "fail", "retryTimeout": "0s"}
         for attempt in (1, 2, 3):
             with refused(grpc.StatusCode.UNAVAILABLE, f"attempt {attempt}: version 9.9.9 is not in the store yet") as _:
-                kubelet.publish("held", timeout=SHORT, **fields)
+                kubelet.publish("held", **fields)
         with refused(grpc.StatusCode.UNAVAILABLE, "failurePolicy fail: the pod starts once its agent is mounted"):
-            kubelet.publish("held", timeout=SHORT, **fields)
+            kubelet.publish("held", **fields)
         assert not kubelet.target("held").exists()
         told = command(driver, "why", "default/held")
         assert "failurePolicy fail: the pod starts once its agent is mounted" in told
         assert not [row for row in driver.table("notices") if row["pod_name"] == "held"]
-        waiting = kubelet.begin("held", **fields)
         node.install(driver.data, MISSING)
-        waiting.result(10)
+        kubelet.publish("held", **fields)
         assert os.path.ismount(kubelet.target("held"))
         kubelet.unpublish("held")
         shutil.rmtree(driver.data.agent(MISSING))

@@ -71,7 +71,7 @@ def test_publishes_are_untouched_by_1500_connections_to_the_metrics(tmp_path: Pa
             for number in range(20):
                 kubelet.publish(f"pod{number}")
                 kubelet.unpublish(f"pod{number}")
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 15
             assert "oneagent_csi_call_duration_seconds" in page(port)
             # Two for calls that may be under way.
             eventually(lambda: descriptors(server) <= before + BOUND + 2)

@@ -20,14 +20,20 @@ from tests.fakes.provisioner import OTHER, Process, eventually, manifest
 from tests.node.answers import refused, status_of
 
 VERSION = packages.VERSION
-WAIT_SECONDS = 1.0
+WAIT_SECONDS = 60.0
+"""Longer than a test, unless that says otherwise."""
 METRICS = f"127.0.0.1:{ports.free()}"
-PROMPT_SECONDS = 1.0
+PROMPT_SECONDS = 15.0
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Iterator[Driver]:
-    driver = Driver(tmp_path, f"--publish-wait={WAIT_SECONDS:g}s", f"--metrics-address={METRICS}")
+def wait_seconds() -> float:
+    return WAIT_SECONDS
+
+
+@pytest.fixture
+def driver(tmp_path: Path, wait_seconds: float) -> Iterator[Driver]:
+    driver = Driver(tmp_path, f"--publish-wait={wait_seconds:g}s", f"--metrics-address={METRICS}")
     yield driver
     driver.kill()
     node.unmount_all(driver)
@@ -38,8 +44,8 @@ def kubelet(driver: Driver) -> Kubelet:
     return driver.start()
 
 
-def is_waiting() -> bool:
-    return ports.metric(METRICS, "oneagent_csi_waiting_publishes") == 1
+def waiting() -> int:
+    return int(ports.metric(METRICS, "oneagent_csi_waiting_publishes"))
 
 
 def is_stopped(process: Process) -> bool:
@@ -74,39 +80,40 @@ def resume(process: Process) -> None:
 
 
 class TestAProvisionerThatIsStoppedInARemoval:
+    @pytest.mark.parametrize("wait_seconds", [0.5])
     def test_costs_a_publish_a_counted_attempt_after_its_wait_and_in_the_end_the_agent(
-        self, driver: Driver, kubelet: Kubelet, stopped: Process
+        self, driver: Driver, kubelet: Kubelet, stopped: Process, wait_seconds: float
     ) -> None:
         for attempt in (1, 2):
             began = time.monotonic()
             with refused(grpc.StatusCode.UNAVAILABLE, f"attempt {attempt} of 2: the provisioner is removing versions"):
                 kubelet.publish("pod1")
-            assert time.monotonic() - began >= WAIT_SECONDS
+            assert time.monotonic() - began >= wait_seconds
             assert driver.rows()["csi-pod1"]["attempts"] == attempt
         target = kubelet.publish("pod1")
         assert driver.state("pod1") == "empty"
         assert not os.path.ismount(target)
 
     def test_keeps_no_other_call_waiting(self, driver: Driver, kubelet: Kubelet, stopped: Process) -> None:
-        answers = [kubelet.begin(f"pod{number}", timeout=60) for number in range(30)]
+        answers = [kubelet.begin(f"pod{number}", timeout=120) for number in range(30)]
+        eventually(lambda: waiting() == len(answers))
+        for _ in range(10):
+            assert kubelet.identity.Probe(csi_pb2.ProbeRequest(), timeout=PROMPT_SECONDS).ready.value
+            kubelet.unpublish("unknown", timeout=PROMPT_SECONDS)
+        assert not any(answer.done() for answer in answers)
+        resume(stopped)
         for number, answer in enumerate(answers):
-            while not answer.done():
-                began = time.monotonic()
-                assert kubelet.identity.Probe(csi_pb2.ProbeRequest(), timeout=PROMPT_SECONDS).ready.value
-                kubelet.unpublish("unknown", timeout=PROMPT_SECONDS)
-                assert time.monotonic() - began < PROMPT_SECONDS
-            code, message = status_of(answer)
-            assert (code, "attempt 1 of 2" in message) == (grpc.StatusCode.UNAVAILABLE, True), message
+            answer.result(60)
             kubelet.unpublish(f"pod{number}", timeout=PROMPT_SECONDS)
-        assert driver.rows() == {}
+        eventually(lambda: driver.rows() == {})
 
     def test_is_waited_for_by_a_publish_which_mounts_once_it_goes_on(
         self, driver: Driver, kubelet: Kubelet, stopped: Process
     ) -> None:
         answer = kubelet.begin("pod1")
-        eventually(is_waiting)
+        eventually(lambda: waiting() == 1)
         resume(stopped)
-        answer.result(10)
+        answer.result(60)
         assert os.path.ismount(kubelet.target("pod1"))
         eventually(lambda: driver.state("pod1") == "mounted")
         assert agent_version(driver.rows()["csi-pod1"]["version"]) == OTHER
@@ -115,9 +122,9 @@ class TestAProvisionerThatIsStoppedInARemoval:
         self, driver: Driver, kubelet: Kubelet, stopped: Process
     ) -> None:
         answer = kubelet.begin("pod1")
-        eventually(is_waiting)
+        eventually(lambda: waiting() == 1)
         with refused(grpc.StatusCode.ABORTED):
             kubelet.unpublish("pod1", timeout=PROMPT_SECONDS)
-        assert status_of(answer.exception(5) or answer)[0] == grpc.StatusCode.UNAVAILABLE
+        assert status_of(answer.exception(20) or answer)[0] == grpc.StatusCode.UNAVAILABLE
         kubelet.unpublish("pod1", timeout=PROMPT_SECONDS)
         assert driver.rows() == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,9 +103,7 @@ class TestTheHostsFolder:
         assert not list(kubelet.publish("yours", mode="host", dynakube="yours").iterdir())
 
     def test_needs_neither_a_version_nor_a_known_dynakube(self, driver: Driver, kubelet: Kubelet) -> None:
-        began = time.monotonic()
         kubelet.publish("first", mode="host", dynakube="unheard-of")
-        assert time.monotonic() - began < 0.5
         eventually(lambda: driver.state("first") == "mounted")
 
     def test_can_be_mounted_read_only(self, kubelet: Kubelet) -> None:

@@ -19,12 +19,18 @@ from tests.fakes.node import Driver, Kubelet
 from tests.fakes.provisioner import eventually
 
 STAYS = "driver uninstalled, staying until the last volume is gone"
-WAIT_SECONDS = 3
+WAIT_SECONDS = 60
+"""Longer than a test, unless that says otherwise."""
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Iterator[Driver]:
-    flags = ("--publish-wait=2s", f"--uninstall-wait={WAIT_SECONDS}s", "--log-level=debug")
+def wait_seconds() -> int:
+    return WAIT_SECONDS
+
+
+@pytest.fixture
+def driver(tmp_path: Path, wait_seconds: int) -> Iterator[Driver]:
+    flags = ("--publish-wait=2s", f"--uninstall-wait={wait_seconds}s", "--log-level=debug")
     with node.running(tmp_path, *flags) as (driver, _):
         yield driver
 
@@ -66,7 +72,7 @@ class TestAfterAnUninstallTheServer:
             await_look(driver)
             assert process.poll() is None
         kubelet.unpublish("pod2")
-        assert process.wait(5) == 0
+        assert process.wait(20) == 0
         assert not driver.mounts()
         assert not driver.socket.exists()
 
@@ -75,25 +81,25 @@ class TestAfterAnUninstallTheServer:
         assert inert_library.is_inert(str(kubelet.publish("pod1") / PRELOAD_LIBRARY))
         process = uninstall(driver)
         kubelet.unpublish("pod1")
-        assert process.wait(5) == 0
+        assert process.wait(20) == 0
 
     def test_stays_for_a_pod_that_waits_for_its_version(self, driver: Driver, kubelet: Kubelet) -> None:
         node.want(driver.data, node.demo(version=Version("9.9.9")))
         waiting = kubelet.begin("pod1")
         time.sleep(0.3)
         process = uninstall(driver)
-        assert "attempt 1 of 10" in str(waiting.exception(5))
+        assert "attempt 1 of 10" in str(waiting.exception(20))
         await_look(driver)
         assert process.poll() is None
         kubelet.unpublish("pod1")
-        assert process.wait(5) == 0
+        assert process.wait(20) == 0
 
     def test_does_not_stay_for_a_pod_that_went_without_an_unpublish(self, driver: Driver, kubelet: Kubelet) -> None:
         subprocess.run(["umount", kubelet.publish("pod1")], check=True)
         process = uninstall(driver)
         kubelet.target("pod1").rmdir()
         kubelet.forget("pod1")
-        assert process.wait(5) == 0
+        assert process.wait(20) == 0
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_ends_at_once_with_a_second_signal_and_leaves_the_views(
@@ -102,14 +108,15 @@ class TestAfterAnUninstallTheServer:
         view = kubelet.publish("pod1")
         process = uninstall(driver)
         process.send_signal(number)
-        assert process.wait(2) == 0
+        assert process.wait(20) == 0
         assert (view / "agent").is_dir()
 
+    @pytest.mark.parametrize("wait_seconds", [2])
     def test_makes_way_for_a_new_one(self, driver: Driver, kubelet: Kubelet) -> None:
         view = kubelet.publish("pod1")
         old = uninstall(driver)
         driver.start(wait=False)
-        assert old.wait(5) == 0
+        assert old.wait(20) == 0
         eventually(lambda: driver.log.read_text().count("serving") == 2)
         successor = Kubelet(driver.socket, driver.target_root)
         driver.wait_ready(successor)
@@ -122,16 +129,17 @@ class TestAfterAnUninstallTheServer:
 
 
 class TestWithoutAnUninstallTheServer:
+    @pytest.mark.parametrize("wait_seconds", [3])
     def test_ends_when_nobody_has_said_so_in_time_and_answers_until_then(
-        self, driver: Driver, kubelet: Kubelet
+        self, driver: Driver, kubelet: Kubelet, wait_seconds: int
     ) -> None:
         view = kubelet.publish("pod1")
         began = time.monotonic()
         process = begin_end(driver)
-        time.sleep(WAIT_SECONDS / 2)
+        time.sleep(0.5)
         kubelet.publish("pod2")
-        assert process.wait(WAIT_SECONDS + 2) == 0
-        assert WAIT_SECONDS <= time.monotonic() - began < WAIT_SECONDS + 2
+        assert process.wait(20) == 0
+        assert time.monotonic() - began >= wait_seconds
         assert (view / "agent").is_dir()
         assert STAYS not in driver.log.read_text()
 
@@ -140,18 +148,18 @@ class TestWithoutAnUninstallTheServer:
         process = begin_end(driver)
         time.sleep(0.3)
         process.terminate()
-        assert process.wait(2) == 0
+        assert process.wait(20) == 0
 
     def test_ends_at_once_while_there_are_no_volumes(self, driver: Driver, kubelet: Kubelet) -> None:
         kubelet.publish("pod1")
         kubelet.unpublish("pod1")
-        assert begin_end(driver).wait(2) == 0
+        assert begin_end(driver).wait(20) == 0
 
     def test_ends_at_once_if_it_was_not_told_to_wait(self, tmp_path: Path) -> None:
         with node.running(tmp_path) as (driver, kubelet):
             kubelet.publish("pod1")
             driver.data.uninstall_marker.touch()
-            assert begin_end(driver).wait(2) == 0
+            assert begin_end(driver).wait(20) == 0
 
 
 class TestTheProvisioner:
@@ -188,8 +196,9 @@ class TestTheProvisioner:
         await_look(driver)
         assert server.poll() is None
         kubelet.unpublish("pod1")
-        assert server.wait(5) == 0
+        assert server.wait(20) == 0
 
+    @pytest.mark.parametrize("wait_seconds", [3])
     def test_lets_the_server_end_while_the_daemonset_is_there(
         self, tmp_path: Path, driver: Driver, kubelet: Kubelet, api: KubeApi
     ) -> None:
@@ -200,5 +209,5 @@ class TestTheProvisioner:
             assert process.stop() == 0
         finally:
             process.kill()
-        assert server.wait(WAIT_SECONDS + 1) == 0
+        assert server.wait(20) == 0
         assert not driver.data.uninstall_marker.exists()

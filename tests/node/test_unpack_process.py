@@ -96,7 +96,7 @@ def test_a_stopped_provisioner_leaves_no_child(tmp_path: Path, server: double.Te
         child = unpacking_child(process)
         os.kill(child, signal.SIGSTOP)  # It would not end by itself.
         assert process.stop() == 0
-        eventually(lambda: not Path(f"/proc/{child}").exists(), 2)
+        eventually(lambda: not Path(f"/proc/{child}").exists())
 
 
 def test_a_killed_provisioner_leaves_no_child(tmp_path: Path, server: double.Tenant) -> None:
@@ -106,7 +106,7 @@ def test_a_killed_provisioner_leaves_no_child(tmp_path: Path, server: double.Ten
         eventually(lambda: is_unpacking(process))
         child = find_child(process)
         process.kill()
-        eventually(lambda: not Path(f"/proc/{child}").exists() or is_zombie(child), 5)
+        eventually(lambda: not Path(f"/proc/{child}").exists() or is_zombie(child))
 
 
 def is_zombie(process_id: int | None) -> bool:

@@ -312,15 +312,15 @@ class TestOurClientAtADriver:
             later.join()
 
     def test_notices_that_the_driver_was_killed(self, go_driver: GoDriver) -> None:
-        go_driver.behave(millis=5000)
+        go_driver.behave(millis=60_000)
         later = threading.Timer(0.2, go_driver.end)
         later.start()
         started = time.monotonic()
         with pytest.raises(RpcError) as failed:
-            csi_client.Driver(str(go_driver.socket), 3).ready()
+            csi_client.Driver(str(go_driver.socket), 60).ready()
         later.join()
         assert failed.value.status is StatusCode.UNAVAILABLE
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 15
 
 
 class TestTheSidecarsAtADriver:

@@ -81,7 +81,7 @@ def test_a_hanging_driver_fails_the_probe_at_the_timeout(driver: IdentityDriver,
     driver.hang = True
     started = time.monotonic()
     assert ports.get(port)[0] == 500
-    assert 0.9 < time.monotonic() - started < 2
+    assert 0.9 < time.monotonic() - started < 10
 
 
 def test_a_dead_driver_fails_the_probe_and_a_returning_one_passes(

@@ -130,7 +130,7 @@ def test_sigterm_ends_a_registrar_that_waits_for_its_driver(
     began = time.monotonic()
     assert program.terminate() == 0
     # A second, and time for a busy machine; without the signal it would wait for 30 s or more.
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     assert not kubelet.sees_socket()
 
 

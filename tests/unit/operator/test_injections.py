@@ -83,7 +83,7 @@ def until(cluster: Cluster, condition: Callable[[], object]) -> None:
         controller = Controller(cast("api.Api", cluster), settings, Metrics(CollectorRegistry()))
         working = asyncio.create_task(controller.run())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 while not condition():
                     assert not working.done(), working.exception()
                     await asyncio.sleep(0.02)

@@ -19,7 +19,7 @@ from oneagent.operator.watches import AGENT_LABELS, Watches
 from tests.fakes import kube_api
 
 WATCHES = 11
-PATIENCE = 5.0
+PATIENCE = 20.0
 
 
 class Changes:

@@ -12,7 +12,7 @@ from oneagent.webhook import api
 from tests.fakes import kube_api
 
 FIRST_PAUSE = 0.02
-PATIENCE = 5.0
+PATIENCE = 20.0
 
 
 class Runs(Protocol):

@@ -124,7 +124,7 @@ class TestAnErrorOfOurs:
         response = answer.json()["response"]
         assert response["allowed"]
         assert fakes.patch(response)[0]["value"] == UNDECIDED
-        assert answer.elapsed.total_seconds() < 2
+        assert answer.elapsed.total_seconds() < 15
         assert serving.counted("/inject", "error", "Timeout") == 1
 
     def test_is_also_that_it_has_only_just_been_started(self, serving: fakes.Serving, client: httpx.Client) -> None:

@@ -21,7 +21,10 @@ from tests.fakes import raw_server
 from tests.fakes.raw_server import RawServer
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-SETTINGS = http_client.HttpSettings(timeout_seconds=0.5)
+SETTINGS = http_client.HttpSettings(timeout_seconds=60)
+HURRIED = http_client.HttpSettings(timeout_seconds=0.5)
+PROMPT_SECONDS = 15.0
+"""Far longer than what a busy machine takes for what ends at once, and far shorter than what waits for a timeout."""
 
 
 def answer(text: bytes) -> raw_server.Script:
@@ -120,6 +123,10 @@ with client.create(client.HttpSettings(timeout_seconds=10)) as http:
     return found[1]
 
 
+def keep_silent(_connection: socket.socket, _request: bytes) -> None:
+    time.sleep(60)
+
+
 def drip(first: bytes, piece: bytes = b"x") -> raw_server.Script:
     return lambda connection, _request: raw_server.drip(connection, first, piece)
 
@@ -133,7 +140,7 @@ SLOW: dict[str, raw_server.Script] = {
     "chunks": drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
     "chunk extension": drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x"),
     "trailers": drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
-    "nothing": lambda _connection, _request: time.sleep(30),
+    "nothing": keep_silent,
 }
 
 
@@ -142,7 +149,7 @@ def proxied(server: RawServer) -> Iterator[tuple[str, http_client.HttpSettings]]
     """A URL whose CONNECT request to a proxy the server answers."""
     yield (
         "https://tenant.example/",
-        http_client.HttpSettings(proxy=server.url, timeout_seconds=SETTINGS.timeout_seconds),
+        http_client.HttpSettings(proxy=server.url, timeout_seconds=HURRIED.timeout_seconds),
     )
 
 
@@ -152,8 +159,8 @@ class TestTheDeadline:
         with RawServer(script) as server:
             began = time.monotonic()
             with pytest.raises(errors.UnreachableError) as late:
-                get(server.url)
-            assert time.monotonic() - began < 2
+                get(server.url, HURRIED)
+            assert time.monotonic() - began < PROMPT_SECONDS
         assert late.value.stage is errors.Stage.TIMEOUT
 
     @pytest.mark.parametrize("script", list(SLOW.values())[:4], ids=list(SLOW)[:4])
@@ -162,7 +169,7 @@ class TestTheDeadline:
             began = time.monotonic()
             with pytest.raises(errors.UnreachableError):
                 get(url, settings)
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < PROMPT_SECONDS
 
     def test_holds_for_a_tls_handshake(self) -> None:
         with RawServer(
@@ -170,19 +177,21 @@ class TestTheDeadline:
         ) as server:
             began = time.monotonic()
             with pytest.raises(errors.UnreachableError):
-                get(server.url.replace("http:", "https:"))
-            assert time.monotonic() - began < 2
+                get(server.url.replace("http:", "https:"), HURRIED)
+            assert time.monotonic() - began < PROMPT_SECONDS
 
     def test_is_one_for_all_redirects(self) -> None:
+        """With one for each of them it would be an error that there are more than 5."""
+
         def script(connection: socket.socket, _request: bytes) -> None:
             time.sleep(0.4)
             connection.sendall(redirect(302, "/again"))
 
         with RawServer(script) as server:
-            began = time.monotonic()
-            with pytest.raises(errors.UnreachableError):
-                get(server.url)
-            assert time.monotonic() - began < 1.5
+            with pytest.raises(errors.UnreachableError) as late:
+                get(server.url, HURRIED)
+            assert len(server.requests) < 6
+        assert late.value.stage is errors.Stage.TIMEOUT
 
     def test_is_not_waited_for_if_headers_have_no_end(self) -> None:
         def script(connection: socket.socket, _request: bytes) -> None:
@@ -196,20 +205,19 @@ class TestTheDeadline:
 
 class TestACancelledRequest:
     @pytest.mark.parametrize("script", SLOW.values(), ids=SLOW)
-    def test_ends_within_two_seconds(self, script: raw_server.Script) -> None:
+    def test_ends_at_once(self, script: raw_server.Script) -> None:
         with RawServer(script) as server:
-            self._cancel(lambda: get(server.url, http_client.HttpSettings(timeout_seconds=30)), server)
+            self._cancel(lambda: get(server.url), server)
 
     def test_ends_while_tls_is_negotiated(self) -> None:
-        with RawServer(lambda _connection, _request: time.sleep(30), silent=True) as server:
+        with RawServer(keep_silent, silent=True) as server:
             url = server.url.replace("http:", "https:")
-            self._cancel(lambda: get(url, http_client.HttpSettings(timeout_seconds=30)), server)
+            self._cancel(lambda: get(url), server)
 
     def test_ends_while_the_server_does_not_read(self) -> None:
         """A header of 4 MiB fits into no socket's buffer."""
-        with RawServer(lambda _connection, _request: time.sleep(30), silent=True) as server:
-            settings = http_client.HttpSettings(timeout_seconds=30)
-            self._cancel(lambda: get(server.url, settings, Cookie="x" * (8 << 20)), server)
+        with RawServer(keep_silent, silent=True) as server:
+            self._cancel(lambda: get(server.url, Cookie="x" * (8 << 20)), server)
 
     def test_is_an_error_of_its_own_for_a_package(self, tmp_path: Path) -> None:
         head = b'HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\nAccept-Ranges: bytes\r\nETag: "a"\r\n\r\n'
@@ -224,7 +232,7 @@ class TestACancelledRequest:
                     cancelled=cancelled,
                     limits=download.DownloadLimits(connections=3),
                 )
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < PROMPT_SECONDS
 
     def _cancel(self, request: Callable[[], object], server: RawServer) -> None:
         cancelled = threading.Event()
@@ -239,15 +247,17 @@ class TestACancelledRequest:
         began = time.monotonic()
         with exchange.cancel_scope(cancelled), pytest.raises(errors.RequestCancelledError):
             request()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < PROMPT_SECONDS
 
 
 class TestAPackage:
     RATE = exchange.MinimumRate(bytes_per_second=1000, window_seconds=0.5)
 
-    def fetch(self, server: RawServer, into: Path, rate: exchange.MinimumRate) -> bytes:
+    def fetch(
+        self, server: RawServer, into: Path, rate: exchange.MinimumRate, http: http_client.HttpSettings = SETTINGS
+    ) -> bytes:
         limits = download.DownloadLimits(attempts=1, rate=rate)
-        source = download.HttpSource(server.url, http=SETTINGS)
+        source = download.HttpSource(server.url, http=http)
         return download.download(source, into, cancelled=threading.Event(), limits=limits).path.read_bytes()
 
     @pytest.mark.parametrize("script", list(SLOW.values())[4:7], ids=list(SLOW)[4:7])
@@ -256,17 +266,20 @@ class TestAPackage:
             began = time.monotonic()
             with pytest.raises(download.DownloadSourceError, match="too slow: at least 1,000 bytes a second"):
                 self.fetch(server, tmp_path / "package.zip", self.RATE)
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < PROMPT_SECONDS
 
     def test_may_take_longer_than_the_deadline(self, tmp_path: Path) -> None:
+        settings = http_client.HttpSettings(timeout_seconds=2)
+
         def script(connection: socket.socket, _request: bytes) -> None:
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 15000\r\n\r\n")
-            for _ in range(15):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n")
+            for _ in range(50):
                 time.sleep(0.1)
                 connection.sendall(bytes(1000))
 
         with RawServer(script) as server:
-            assert self.fetch(server, tmp_path / "package.zip", self.RATE) == bytes(15000)
+            rate = exchange.MinimumRate(bytes_per_second=1000, window_seconds=10)
+            assert self.fetch(server, tmp_path / "package.zip", rate, settings) == bytes(50000)
 
     def test_needs_16_kib_a_second_over_a_minute(self) -> None:
         limits = download.DownloadLimits()
@@ -279,14 +292,14 @@ def test_a_name_that_is_not_resolved_in_time_holds_nobody(monkeypatch: pytest.Mo
     def hang(host: str, port: int, **options: int) -> object:
         if options.get("flags"):
             return asked(host, port, **options)
-        finished.wait(10)
+        finished.wait(60)
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     began = time.monotonic()
     with pytest.raises(errors.UnreachableError):
-        get("http://tenant.example/")
-    assert time.monotonic() - began < 2
+        get("http://tenant.example/", HURRIED)
+    assert time.monotonic() - began < PROMPT_SECONDS
     finished.set()
 
 

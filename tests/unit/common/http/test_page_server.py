@@ -105,7 +105,7 @@ def test_a_client_that_does_not_come_to_an_end_is_left(hurried: str, beginning: 
                 continue
             except OSError:
                 ended = True
-    assert 0.4 < time.monotonic() - started < 3
+    assert 0.4 < time.monotonic() - started < 10
 
 
 def test_a_client_that_does_not_take_its_answer_is_left(hurried: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from oneagent.csi_driver import dynakube_sources
 
-PATIENCE = 5.0
+PATIENCE = 20.0
 
 
 class Following:

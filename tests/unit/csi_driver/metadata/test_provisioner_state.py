@@ -104,7 +104,7 @@ class TestADatabaseThatIsLost:
             time.sleep(0.02)
         stop.set()
         for thread in threads:
-            thread.join(5)
+            thread.join(20)
         assert not any(thread.is_alive() for thread in threads)
 
 

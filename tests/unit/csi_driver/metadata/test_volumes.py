@@ -44,7 +44,7 @@ def record(volume: str, state: str = "mounted") -> VolumeRecord:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end, "it never came to be so"
         time.sleep(0.01)

@@ -86,9 +86,9 @@ class TestChangedSettings:
             corrected = time.monotonic()
             source.put(manifest("demo", server.api_url))
             p.wait_until(lambda: server.count("connection"))
-            assert time.monotonic() - corrected < 2
+            assert time.monotonic() - corrected < 15
             p.wait_until(lambda: p.is_ready(VERSION))
-            eventually(lambda: hanging[0].open_connections == 0, 2)
+            eventually(lambda: hanging[0].open_connections == 0)
 
     def test_end_a_slow_download_of_the_former_ones(
         self,

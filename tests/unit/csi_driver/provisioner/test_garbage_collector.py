@@ -211,7 +211,7 @@ class TestNothingIsRemovedWhen:
             collecting.start()
             collecting.join(0.2)
             env.records.set_desired([desired("1")])
-        collecting.join(5)
+        collecting.join(20)
         assert env.left() == ["1"]
 
 

@@ -81,7 +81,7 @@ def test_an_api_server_that_goes_away_changes_nothing(tmp_path: Path, server: do
             p.wait_until(lambda: p.is_ready(VERSION))
             started = time.monotonic()
             p.provisioner.reconcile()
-            assert time.monotonic() - started < 0.5
+            assert time.monotonic() - started < 5, "and not a connection's time limit"
             assert p.collect() == []
             assert server.count("package") == 1
         source.close()

@@ -110,7 +110,7 @@ class TestACorruptVersion:
             checking.join(0.3)
             assert checking.is_alive()
             assert installed.store.has(installed.key())
-        checking.join(5)
+        checking.join(20)
         assert found == [State.CORRUPT]
 
 

@@ -87,13 +87,13 @@ class WaitingCall:
             self._node.waiter.wait_for_change(seen, LONG_SECONDS, self.call, awaits_lease=self._awaits_lease)
             self.woken += 1
 
-    def ends(self, seconds: float = 5.0) -> bool:
+    def ends(self, seconds: float = 20.0) -> bool:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -29,7 +29,7 @@ def ready(data: DataDir) -> int:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end, "it never came to be so"
         time.sleep(0.01)

@@ -62,7 +62,7 @@ class TestAClient:
             began = time.monotonic()
             with pytest.raises(errors.RateLimitedError, match="is being downloaded"):
                 fetch(serving, tmp_path / "agent.zip", pending_seconds=1.0)
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 15, "and not the minute of the default"
             server.closing.set()
 
     def test_waits_a_little_for_a_version_that_is_not_known_yet(

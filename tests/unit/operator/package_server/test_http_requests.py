@@ -174,7 +174,7 @@ def test_a_transfer_is_one_line_of_the_log_and_no_token_is_in_any(
     caplog.set_level("DEBUG", "oneagent")
     client.get(URL)
     # The client may have the last byte before the server has logged the transfer.
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not any(record.getMessage() == "package sent" for record in caplog.records) and time.monotonic() < deadline:
         time.sleep(0.05)
     (sent,) = [record for record in caplog.records if record.getMessage() == "package sent"]

@@ -214,7 +214,7 @@ class TestAPackage:
         started = time.monotonic()
         with pytest.raises(unpack.UnpackCancelledError):
             place.run("time.sleep(60)")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20
 
 
 class TestManyEntries:
@@ -373,5 +373,5 @@ def test_a_killed_child_is_an_error_at_once(place: Place) -> None:
     children = Path(f"/proc/self/task/{thread.native_id}/children").read_text().split()
     assert len(children) == 1
     os.kill(int(children[0]), signal.SIGKILL)
-    thread.join(2)
+    thread.join(20)
     assert [str(error) for error in result] == ["the process that unpacks the package failed: signal 9, Killed"]
