@@ -30,7 +30,7 @@ def refuse_what_cannot_work(kubectl: Kubectl) -> None:
     with pytest.raises(KubectlError) as refused:
         kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=yaml.safe_dump(wrong))
     said = str(refused.value)
-    assert documented_commands.blocks(documented_commands.DYNAKUBE, "What is refused")[0].strip() in said, said
+    assert documented_commands.blocks(documented_commands.DYNAKUBE, "What is rejected")[0].strip() in said, said
 
 
 def node_access_role(kubectl: Kubectl) -> tuple[str, Any]:

@@ -94,7 +94,7 @@ def test_dynakubes_and_pods_come_along(
 ) -> None:  # fmt: skip
     publish(FIRST)
     prepare(kubectl, user, dynatrace.api_url)
-    save, leave, apply, _ = documented_commands.blocks(documented_commands.MIGRATION, "Move")
+    save, leave, apply, _ = documented_commands.blocks(documented_commands.MIGRATION, "Migrate")
     at = f"cd {tmp_path}\n"
     user.types(f"KUBECONFIG=$(realpath $KUBECONFIG); {at}{save}")
     user.types(leave)
@@ -114,7 +114,7 @@ def test_a_definition_that_is_there_is_taken_over_with_its_dynakubes(
     prepare(kubectl, user, dynatrace.api_url)
     with pytest.raises(AssertionError, match="invalid ownership metadata"):
         install(user)
-    take, _ = documented_commands.blocks(documented_commands.MIGRATION, "If the definition of DynaKubes is still there")
+    take, _ = documented_commands.blocks(documented_commands.MIGRATION, "If the CRD of DynaKubes is still there")
     assert TAKE_OWNERSHIP in take
     install(user, TAKE_OWNERSHIP)
     user.changes("wait", "--for=condition=Ready", "--timeout=60s")

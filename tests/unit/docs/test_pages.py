@@ -31,6 +31,7 @@ FLAGS_OF_OTHERS = {
     "--logtostderr",
     "--register-with-taints",
     "--require",
+    "--reuse-values",
     "--set",
     "--take-ownership",
     "--target",
@@ -109,6 +110,22 @@ def test_links_lead_somewhere(page: Path) -> None:
         if heading:
             titles = re.findall(r"^#+ (.+)$", other.read_text(), re.MULTILINE)
             assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
+
+
+def test_headings_that_code_names_exist() -> None:
+    """Of messages, docs/PAGE.md, "HEADING"; and of the commands that tests of a cluster take from a page."""
+    messages = re.compile(r'(docs/[a-z-]+\.md), "([^"]+)"')
+    folders = ("operator", "csi_driver", "webhook", "sidecars")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    named = [found for path in sources for found in messages.findall(path.read_text())]
+    assert named
+    for page, heading in named:
+        assert f"\n## {heading}\n" in (ROOT / page).read_text(), heading
+    calls = re.compile(r'blocks\(documented_commands\.(\w+), "([^"]+)"\)')
+    taken = [call for path in (ROOT / "tests/e2e").rglob("*.py") for call in calls.findall(path.read_text())]
+    assert len(taken) > 5
+    for name, heading in taken:
+        assert documented_commands.blocks(getattr(documented_commands, name), heading)
 
 
 def test_the_readme_leads_to_every_page() -> None:

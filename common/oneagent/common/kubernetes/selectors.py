@@ -35,6 +35,19 @@ class Requirement:
             case _:
                 return self.key not in labels
 
+    def __str__(self) -> str:
+        """Return it as kubectl takes it."""
+        values = sorted(self.values)
+        match self.operator:
+            case "In":
+                return f"{self.key}={values[0]}" if len(values) == 1 else f"{self.key} in ({','.join(values)})"
+            case "NotIn":
+                return f"{self.key} notin ({','.join(values)})"
+            case "Exists":
+                return self.key
+            case _:
+                return f"!{self.key}"
+
 
 @dataclass(frozen=True, slots=True)
 class Selector:
@@ -42,6 +55,10 @@ class Selector:
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         return all(requirement.met_by(labels) for requirement in self.requirements)
+
+    def __str__(self) -> str:
+        """Return it as kubectl takes it; empty if it matches everything."""
+        return ",".join(map(str, self.requirements))
 
 
 EVERYTHING: Final = Selector()

@@ -44,6 +44,18 @@ def test_labels_are_chosen(selector: selectors.Selector, chosen: bool) -> None:
     assert selector.matches(LABELS) == chosen
 
 
+def test_a_selector_is_shown_in_the_form_of_kubectl() -> None:
+    expressions = [
+        {"key": "tier", "operator": "In", "values": ["web", "db"]},
+        {"key": "stage", "operator": "NotIn", "values": ["test"]},
+        {"key": "owner", "operator": "Exists"},
+        {"key": "off", "operator": "DoesNotExist"},
+    ]
+    selector = parsed(matchLabels={"team": "shop"}, matchExpressions=expressions)
+    assert str(selector) == "team=shop,tier in (db,web),stage notin (test),owner,!off"
+    assert str(selectors.EVERYTHING) == ""
+
+
 def test_an_absent_selector_chooses_everything() -> None:
     assert selectors.parse({"spec": {}}, "spec.selector").matches({})
     assert selectors.EVERYTHING.matches({})

@@ -113,10 +113,16 @@ def replaced(evidence: Evidence, **changed: Any) -> Evidence:
             "log of oneagent-webhook",
         ),
         (
-            replaced(NOT_INJECTED, owner=NamespaceOwner("", "", (), 2)),
+            replaced(NOT_INJECTED, owner=NamespaceOwner("", "", (), 2, {"shop": "team=shop", "web": "tier in (a,b)"})),
             "NamespaceNotMonitored",
-            "no DynaKube selects it, of 2",
-            "--show-labels",
+            "of 2 that there are: DynaKube shop selects team=shop, DynaKube web selects tier in (a,b)",
+            "kubectl get namespace shop --show-labels",
+        ),
+        (
+            replaced(NOT_INJECTED, owner=NamespaceOwner("", "", (), 4, {name: f"team={name}" for name in "abcd"})),
+            "NamespaceNotMonitored",
+            "DynaKube c selects team=c, and 1 more",
+            "labels that a DynaKube selects",
         ),
         (
             replaced(NOT_INJECTED, owner=NamespaceOwner("", "", ("shop",), 1)),
@@ -178,7 +184,7 @@ def replaced(evidence: Evidence, **changed: Any) -> Evidence:
             ),
             "InstallFailed",
             "can't start yet; its init container reports: the volume is empty",
-            "What the init container says",
+            "Messages of the init container",
         ),
         (BY_INIT_CONTAINER, "Installed", "its init container has installed it", ""),
         (

@@ -62,6 +62,8 @@ class NamespaceOwner:
     """DynaKubes whose selectors match it, even where it is ignored"""
     dynakubes: int | None
     """Their number; None if they are unreadable"""
+    selectors: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """By DynaKube: its selector in kubectl's form"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ class _Collector:
             owner=owner or "",
             selected_by=tuple(dynakubes.list_claimants(cluster, namespace)),
             dynakubes=len(kubes) if kubes is not None else None,
+            selectors={claim.dynakube: " or ".join(dict.fromkeys(map(str, claim.selectors))) for claim in claims},
         )
 
     def _driver(self, node: str) -> tuple[Object | None, str]:

@@ -16,6 +16,7 @@ from oneagent.common.node_report import Diagnosis
 from oneagent.operator.cli.why import Evidence, InitContainer, NamespaceOwner, Reason
 
 _SKIPS: Final = {skip.reason: skip for skip in vars(skip_reasons).values() if isinstance(skip, SkipReason)}
+_MOST_SELECTORS: Final = 3
 _RESTART: Final = "then restart its workload: a running pod is never changed"
 LOADED: Final = frozenset({"Monitored", "PartlyMonitored"})
 NO_VOLUME, NO_PROCESS = "NoVolume", "NoProcess"
@@ -131,15 +132,22 @@ def _not_injected(evidence: Evidence) -> Diagnosis:
         case 0:
             none = "there is no DynaKube"
         case count:
-            none = f"no DynaKube selects it, of {count} that there are"
+            none = f"no DynaKube selects it, of {count} that there are{_selectors(owner)}"
     return Diagnosis(
         skip_reasons.NAMESPACE_NOT_MONITORED.reason,
         f"{start}its namespace {evidence.namespace} is not monitored, since {none}",
         'create a DynaKube that selects it: docs/install.md, "The first DynaKube"'
         if owner.dynakubes == 0
-        else "compare the namespaceSelector of the DynaKube with the labels of the namespace; "
-        f"kubectl get namespace {evidence.namespace} --show-labels",
+        else "to monitor it, give it the labels that a DynaKube selects, and restart the workload; "
+        f"kubectl get namespace {evidence.namespace} --show-labels shows those that it has",
     )
+
+
+def _selectors(owner: NamespaceOwner) -> str:
+    """Return what DynaKubes select, as the end of a sentence."""
+    found = [f"{agents.describe_object(name)} selects {selector}" for name, selector in owner.selectors.items()]
+    more = f", and {len(found) - _MOST_SELECTORS} more" if len(found) > _MOST_SELECTORS else ""
+    return f": {', '.join(found[:_MOST_SELECTORS])}{more}" if found else ""
 
 
 def _webhook_not_called(evidence: Evidence, owner: NamespaceOwner) -> Diagnosis:
@@ -241,7 +249,7 @@ def _failed(evidence: Evidence, init: InitContainer) -> Diagnosis:
     return Diagnosis(
         Reason.INSTALL_FAILED,
         f"{_pod(evidence)} {effect}; its init container reports: {init.message.rstrip('.')}",
-        'docs/injection.md, "What the init container says", has the remedy for each message',
+        'docs/injection.md, "Messages of the init container", has the remedy for each message',
     )
 
 
