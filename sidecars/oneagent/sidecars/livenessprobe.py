@@ -48,16 +48,18 @@ class LivenessProbeSettings:
 def read_settings(arguments: Sequence[str]) -> LivenessProbeSettings:
     """Parse a command line."""
     flags = go_flags.Flags("livenessprobe", "Serves the health of a CSI driver over HTTP.")
-    flags.take("--csi-address", default="/run/csi/socket", help="driver's socket")
+    flags.take("--csi-address", default="/run/csi/socket", help="driver's socket (default /run/csi/socket)")
     flags.take("--probe-timeout", type=go_flags.seconds, default=3.0, help="timeout of each probe (default 3s)")
     flags.take("--http-endpoint", default="", help="host:port of /healthz and the metrics")
     flags.take(
         "--health-port",
         type=go_flags.port,
         default=_DEFAULT_PORT,
-        help="deprecated: use --http-endpoint (default 9808)",
+        help="deprecated: port of --http-endpoint, on all addresses (default 9808)",
     )
-    flags.take("--metrics-address", default="", help="deprecated: use --http-endpoint")
+    flags.take(
+        "--metrics-address", default="", help="deprecated: host:port of the metrics, which --http-endpoint serves, too"
+    )
     flags.take("--metrics-path", default="/metrics", help="path of the metrics (default /metrics)")
     options = flags.read(arguments)
     if options.http_endpoint and options.health_port != _DEFAULT_PORT:

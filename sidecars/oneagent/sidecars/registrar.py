@@ -68,16 +68,28 @@ class RegistrarSettings:
 def read_settings(arguments: Sequence[str]) -> RegistrarSettings | None:
     """Parse a command line; `None` for the probe mode, which has nothing to do."""
     flags = go_flags.Flags("csi-node-driver-registrar", "Registers a CSI driver with this node's kubelet.")
-    flags.take("--csi-address", default="/run/csi/socket", help="driver's socket in this container")
+    flags.take(
+        "--csi-address", default="/run/csi/socket", help="driver's socket in this container (default /run/csi/socket)"
+    )
     flags.take("--kubelet-registration-path", default="", help="driver's socket on the host; required")
-    flags.take("--plugin-registration-path", default="/registration", help="kubelet's directory plugins_registry")
+    flags.take(
+        "--plugin-registration-path",
+        default="/registration",
+        help="kubelet's directory plugins_registry in this container (default /registration)",
+    )
     flags.take("--timeout", type=go_flags.seconds, default=1.0, help="timeout of each call to the driver (default 1s)")
     flags.take("--http-endpoint", default="", help="host:port of /healthz and /metrics (default: none)")
-    flags.take("--health-port", type=go_flags.port, default=0, help="deprecated: use --http-endpoint")
-    flags.take("--mode", default="", help="deprecated; kubelet-registration-probe exits with 0")
-    flags.take("--connection-timeout", metavar="DURATION", help="deprecated; without effect")
+    flags.take(
+        "--health-port", type=go_flags.port, default=0, help="deprecated: port of --http-endpoint, on all addresses"
+    )
+    flags.take(
+        "--mode",
+        default="",
+        help="deprecated: with kubelet-registration-probe, exit with 0 at once; without effect otherwise",
+    )
+    flags.take("--connection-timeout", metavar="DURATION", help="deprecated, without effect")
     flags.switch("stay-while-driver-serves", "stay registered after SIGTERM until the driver has ended")
-    flags.switch("enable-pprof", "without effect")
+    flags.switch("enable-pprof", "without effect: there is no pprof endpoint")
     options = flags.read(arguments)
     if not options.kubelet_registration_path:
         flags.refuse("--kubelet-registration-path is required: the driver's socket as kubelet sees it")

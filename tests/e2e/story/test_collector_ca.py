@@ -44,7 +44,7 @@ def test_new_pods_get_a_changed_ca_and_changed_headers_within_seconds(
     made["metadata"]["labels"]["agents"] = TELEMETRY
     kubectl.apply(made)
     try:
-        with pytest.raises(KubectlError, match="Client certificates are not possible"):
+        with pytest.raises(KubectlError, match="Client certificates are not supported"):
             kubectl.apply(trusting(cert_file="tls.crt"))
         with pytest.raises(KubectlError, match=r"name the key of the ConfigMap collector-ca that has the CA"):
             kubectl.apply(trusting(ca_file="tls/ca.crt"))

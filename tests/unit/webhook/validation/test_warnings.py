@@ -27,7 +27,7 @@ from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
             kube(mode("hostMonitoring", autoUpdate=True), version="v1beta5"),
             [
                 "spec.oneAgent.hostMonitoring.autoUpdate is deprecated: Update host agents to "
-                "the tenant's newest version."
+                "the tenant's latest version."
             ],
         ),
         (

@@ -23,12 +23,12 @@ COLUMNS: Final = (
 _TLS_RULES: Final = [
     schema.rule(
         "!(has(self.cert_file) && self.cert_file != '') && !(has(self.key_file) && self.key_file != '')",
-        "Client certificates are not possible. Make sure that cert_file and key_file are not set, and give the "
+        "Client certificates are not supported. Make sure that cert_file and key_file are not set, and give the "
         "collector a token by exporter.headersSecret.",
     ),
     schema.rule(
         "!(has(self.configMapName) && self.configMapName != '' && has(self.secretName) && self.secretName != '')",
-        "One object has the CA. Make sure that only one of configMapName and secretName is set.",
+        "One object has the CA certificates. Make sure that only one of configMapName and secretName is set.",
     ),
 ]
 
@@ -39,18 +39,18 @@ def _labels(description: str) -> Schema:
 
 def _selector() -> Schema:
     expression = schema.section(
-        "A requirement.",
+        "A requirement on a label.",
         {
-            "key": schema.text("The label."),
+            "key": schema.text("Key of the label."),
             "operator": schema.text("In, NotIn, Exists or DoesNotExist."),
-            "values": schema.listing("Values, for In and NotIn.", {"type": "string"}),
+            "values": schema.listing("Values for In and NotIn.", {"type": "string"}),
         },
     )
     parts = {
-        "matchLabels": _labels("Labels that a namespace has to have."),
-        "matchExpressions": schema.listing("Requirements, all of which have to be met.", expression),
+        "matchLabels": _labels("Labels that must all be present with these values."),
+        "matchExpressions": schema.listing("Requirements that must all be met.", expression),
     }
-    return schema.section("Namespaces whose pods get the agents; all if absent.", parts)
+    return schema.section("Labels of the namespaces whose pods get the agents. If not set, all namespaces.", parts)
 
 
 def _choice(description: str, possible: tuple[str, ...]) -> Schema:
@@ -59,62 +59,77 @@ def _choice(description: str, possible: tuple[str, ...]) -> Schema:
 
 def spec() -> Schema:
     image = {
-        "reference": schema.text("The image, by tag or digest."),
+        "reference": schema.text("Name of the image, with a tag or digest."),
         "pullPolicy": _choice(
-            "Always follows the tag, IfNotPresent stays with its first digest, Never downloads nothing.",
+            "Policy for the tag. Always: agents follow the tag. IfNotPresent: the first digest "
+            "stays in use. Never: nodes download nothing.",
             dynakube.PULL_POLICIES,
         ),
-        "pullSecret": schema.text("Secret with credentials for the registry."),
-        "publicKeys": schema.text("Public keys in PEM form, or the Secret whose entry cosign.pub has them."),
+        "pullSecret": schema.text("Pull Secret for the image."),
+        "publicKeys": schema.text(
+            "Public keys for the signature of the image, in PEM form; or the Secret with them at the key cosign.pub."
+        ),
     }
     tls = {
-        "configMapName": schema.text("ConfigMap that has the CA."),
-        "secretName": schema.text("Secret that has the CA, if no ConfigMap has."),
-        "ca_file": schema.text("Key with certificates in PEM form, or absolute path of such a file in containers."),
-        "cert_file": schema.text("Not possible: a client's certificate."),
-        "key_file": schema.text("Not possible: a client's private key."),
+        "configMapName": schema.text("ConfigMap with the CA certificates."),
+        "secretName": schema.text("Secret with the CA certificates, instead of a ConfigMap."),
+        "ca_file": schema.text(
+            "Key of the certificates, in PEM form, in the ConfigMap or Secret; or the absolute "
+            "path of a file in containers."
+        ),
+        "cert_file": schema.text("Not supported: client certificate."),
+        "key_file": schema.text("Not supported: private key of a client certificate."),
     }
     exporter = {
-        "endpoint": schema.text("The collector's URL."),
-        "protocol": _choice("How telemetry is sent.", injection.PROTOCOLS),
-        "headersSecret": schema.text("Secret whose keys are headers of the requests."),
-        "tls": schema.section("The CA that agents trust, instead of the system's.", tls, **{schema.RULES: _TLS_RULES}),
+        "endpoint": schema.text("URL of the collector."),
+        "protocol": _choice("Protocol of the exporter.", injection.PROTOCOLS),
+        "headersSecret": schema.text("Secret with HTTP headers for the collector: each key is the name of a header."),
+        "tls": schema.section(
+            "CA certificates that agents trust instead of the system's.", tls, **{schema.RULES: _TLS_RULES}
+        ),
     }
     sampler = {
-        "type": _choice("The sampler.", injection.SAMPLERS),
-        "argument": schema.text("Its argument, such as a ratio."),
+        "type": _choice("Type of the sampler.", injection.SAMPLERS),
+        "argument": schema.text("Argument of the sampler, such as a ratio."),
     }
     variable = schema.section(
-        "A variable.", {"name": schema.text("Its name."), "value": schema.text("Its value.")}, required=["name"]
+        "An environment variable.",
+        {"name": schema.text("Name of the variable."), "value": schema.text("Value of the variable.")},
+        required=["name"],
     )
     fields = {
         "image": schema.section("Image with the agents.", image),
-        "package": schema.text("Package on the nodes: file:///path/to/archive.zip, or oci-layout:/path:name."),
+        "package": schema.text(
+            "Package on the nodes, instead of an image: file:///path/to/archive.zip or oci-layout:/path:name."
+        ),
         "namespaceSelector": _selector(),
-        "exporter": schema.section("Where telemetry goes.", exporter),
+        "exporter": schema.section("Destination of the telemetry.", exporter),
         "languages": schema.listing(
-            "Languages whose processes get an agent; all in the package if absent.",
+            "Languages whose processes get an agent. If not set, all languages of the package.",
             {"type": "string", "enum": list(injection.LANGUAGES)},
         ),
-        "sampler": schema.section("Which traces are recorded.", sampler),
+        "sampler": schema.section("Sampler, which decides which traces are recorded.", sampler),
         "propagators": schema.listing(
-            "How the context of a trace travels.", {"type": "string", "enum": list(injection.PROPAGATORS)}
+            "Formats in which services pass on the context of a trace.",
+            {"type": "string", "enum": list(injection.PROPAGATORS)},
         ),
-        "resourceAttributes": _labels("Attributes of all telemetry."),
-        "env": schema.listing("Variables of the agents, which come before those of the other fields.", variable),
+        "resourceAttributes": _labels("Resource attributes of all telemetry."),
+        "env": schema.listing(
+            "Environment variables of the agents. They take precedence over the other fields.", variable
+        ),
     }
-    return schema.section("What pods get.", fields)
+    return schema.section("Desired state.", fields)
 
 
 def manifest() -> dict[str, Any]:
     root = schema.section(
-        "Gives pods of namespaces the agents of OpenTelemetry.",
+        "An OpenTelemetryInjection adds OpenTelemetry agents to pods of selected namespaces.",
         {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": schema.preserving(spec()),
-            "status": schema.anything("Written by the operator."),
+            "status": schema.anything("Observed state, written by the operator."),
         },
     )
     version = {

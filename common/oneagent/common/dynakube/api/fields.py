@@ -52,7 +52,7 @@ OUT_OF_SCOPE: Final[Mapping[str, str]] = {
     "telemetryIngest": "telemetry ingest",
     "templates": "extensions, log monitoring and telemetry ingest",
 }
-"""Sections of `spec` that are taken and kept but not acted on, by the product that they belong to."""
+"""Sections of `spec` that are accepted and stored without effect, by the product that they belong to."""
 
 _NAME: Final = r"^$|^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
@@ -68,63 +68,70 @@ def _attributes(description: str) -> Schema:
 
 _ADDITIONAL_ATTRIBUTES: Final[Mapping[str, Schema]] = {
     "additionalResourceAttributes": _attributes(
-        "Resource attributes of the hosts and pods that get an agent. Each comes before the one of the same key in "
-        "spec.resourceAttributes."
+        "Resource attributes of the mode's hosts and pods. They take precedence over those in spec.resourceAttributes."
     ),
 }
 
 _HOST: Final[Mapping[str, Schema]] = {
-    "image": text("Image of the host agent. The tenant's own image if not set."),
-    "imagePullPolicy": pull_policy("Pull policy of the host agent's image. That of Kubernetes if not set."),
+    "image": text("Image of the host agent. If not set, the image in the tenant's registry."),
+    "imagePullPolicy": pull_policy("Pull policy of the host agent's image. If not set, the default of Kubernetes."),
     "version": text(
-        "Deprecated. Use image, and codeModulesImage for applications. Version of the agent, complete, such as "
-        "1.277.0.20230914-094321. The tenant's newest one if not set."
+        "Deprecated. Use image, and codeModulesImage for applications. Complete version of "
+        "the agent, such as 1.277.0.20230914-094321. If not set, the tenant's latest "
+        "version."
     ),
     "args": listing(
-        "Arguments of the host agent, after those that the operator gives.",
+        "Arguments of the host agent, after those that the operator sets.",
         {"type": "string"},
         **{"x-kubernetes-list-type": "set"},
     ),
-    "env": variables("Variables of the host agent."),
+    "env": variables("Environment variables of the host agent."),
     "annotations": table("Annotations of the host agent's pods.", {"type": "string"}),
     "labels": table("Labels of the host agent's pods.", {"type": "string"}),
-    "nodeSelector": table("Labels of the nodes that get a host agent; all nodes if not set.", {"type": "string"}),
-    "tolerations": tolerations("Taints that the host agent's pods tolerate."),
+    "nodeSelector": table("Labels of the nodes that get a host agent. If not set, all nodes.", {"type": "string"}),
+    "tolerations": tolerations("Tolerations of the host agent's pods."),
     "priorityClassName": text("Priority class of the host agent's pods."),
     "dnsPolicy": text(
-        "DNS policy of the host agent's pods. ClusterFirstWithHostNet if not set.",
+        "DNS policy of the host agent's pods. If not set, ClusterFirstWithHostNet.",
         enum=["", "ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
     ),
-    "secCompProfile": text("Seccomp profile of the host agent: the path of a profile on the nodes."),
+    "secCompProfile": text(
+        "Seccomp profile of the host agent: a path below kubelet's directory for profiles on the nodes."
+    ),
     "storageHostPath": text(
-        "Directory on the nodes where the host agent keeps its state if there is no CSI driver. "
-        "/var/opt/dynatrace if not set.",
+        "Directory on the nodes for the state of the host agent, used without the CSI "
+        "driver. If not set, /var/opt/dynatrace.",
         pattern="^$|^/",
     ),
     "oneAgentResources": resources("CPU and memory of the host agent."),
-    "rollingUpdate": rolling_update("How host agents are replaced, as in a DaemonSet."),
+    "rollingUpdate": rolling_update("Rolling update of the host agents, as in a DaemonSet."),
     **_ADDITIONAL_ATTRIBUTES,
 }
 
 USE_CSI_DRIVER: Final = switch(
-    "Mount the agent into applications' pods through the CSI driver. "
-    "Through the CSI driver where it is installed if not set."
+    "Mount the agent into pods with the CSI driver; if false, an init container "
+    "downloads it. If not set, the CSI driver is used where it is installed."
 )
 
 _INJECTION: Final[Mapping[str, Schema]] = {
     "codeModulesImage": text(
-        "Source of the agent for applications in place of the tenant: an image; or what is on "
-        "the nodes, a package at file:///path/to/archive.zip or an OCI layout, oci-layout:/path/of/layout:name."
+        "Source of the agent for applications instead of the tenant: an image, a zip on the "
+        "nodes (file:///path/to/archive.zip), or an OCI layout on the nodes "
+        "(oci-layout:/path/of/layout:name)."
     ),
     "codeModulesImagePullPolicy": pull_policy(
-        "When nodes look for codeModulesImage. IfNotPresent: a tag that moves is not followed. Never: nothing is "
-        "downloaded, so the image has to be preloaded by its digest. Otherwise tags are followed."
+        "Policy for the tag of codeModulesImage. Always: agents follow the tag. "
+        "IfNotPresent: the first digest stays in use. Never: nodes download nothing, so "
+        "name the image by its digest and preload it. If not set, Always."
     ),
     "codeModulesVersion": text(
-        "Version of the agent for applications, complete, such as 1.277.0.20230914-094321. The version if not set."
+        "Complete version of the agent for applications, such as 1.277.0.20230914-094321. "
+        "If not set, the field version decides, then the tenant's latest version."
     ),
-    "initResources": resources("CPU and memory of the init container that applications' pods get."),
-    "namespaceSelector": selector("Namespaces whose pods get an agent; all that are not ignored if not set."),
+    "initResources": resources("CPU and memory of the init container in pods of applications."),
+    "namespaceSelector": selector(
+        "Labels of the namespaces whose pods get an agent. If not set, all namespaces except ignored ones."
+    ),
     "useCSIDriver": USE_CSI_DRIVER,
     **_ADDITIONAL_ATTRIBUTES,
 }
@@ -136,26 +143,26 @@ def _mode(description: str, own: Mapping[str, Schema]) -> Schema:
 
 
 _ONE_AGENT: Final = section(
-    "Where agents run. At most one of the four modes.",
+    "Monitoring mode. Set at most one of the four modes.",
     {
         Mode.APPLICATION_MONITORING.value: _mode(
-            "An agent in applications' pods, and none on the nodes.",
+            "Agents in pods of applications, and none on the nodes.",
             {
                 "version": text(
-                    "Deprecated. Use codeModulesImage or codeModulesVersion. Version of the agent, complete. "
-                    "The tenant's newest one if not set."
+                    "Deprecated. Use codeModulesImage or codeModulesVersion. Complete version of the "
+                    "agent. If not set, the tenant's latest version."
                 ),
                 **_INJECTION,
             },
         ),
         Mode.CLASSIC_FULL_STACK.value: _mode(
-            "An agent on each node, which looks into the containers by itself.", _HOST
+            "A host agent on each node, which also injects into processes in containers by itself.", _HOST
         ),
         Mode.CLOUD_NATIVE_FULL_STACK.value: _mode(
-            "An agent on each node for the host, and one in applications' pods.", {**_HOST, **_INJECTION}
+            "A host agent on each node, and agents in pods of applications.", {**_HOST, **_INJECTION}
         ),
-        Mode.HOST_MONITORING.value: _mode("An agent on each node for the host, and none in applications.", _HOST),
-        "hostGroup": text("Host group of all hosts. It comes before --set-host-group in a mode's arguments."),
+        Mode.HOST_MONITORING.value: _mode("A host agent on each node, and none in pods of applications.", _HOST),
+        "hostGroup": text("Host group of all hosts. It takes precedence over --set-host-group in the mode's args."),
     },
 )
 
@@ -163,7 +170,8 @@ _ONE_AGENT: Final = section(
 _TENANT: Final = "({0}.matches('/e/[^/]+/') ? {0}.find('/e/[^/]+') : {0}.find('//[^./]+'))"
 
 _API_URL: Final = text(
-    "The tenant's API, https://ENVIRONMENT/api. Without it only packages from file:// and oci-layout: can be used.",
+    "URL of the tenant's API: https://ENVIRONMENT/api. Without it, codeModulesImage has "
+    "to be at file:// or oci-layout: on the nodes.",
     maxLength=512,
     **{
         RULES: [
@@ -177,97 +185,111 @@ _API_URL: Final = text(
 )
 
 SPEC: Final = section(
-    "The desired state.",
+    "Desired state.",
     {
         "apiUrl": _API_URL,
-        "tokens": _name("Secret with the keys apiToken and, if used, paasToken. The DynaKube's own name if not set."),
+        "tokens": _name(
+            "Secret with the tenant's token at the key apiToken, and optionally paasToken. If "
+            "not set, the Secret with the DynaKube's name."
+        ),
         "oneAgent": _ONE_AGENT,
         "metadataEnrichment": section(
-            "Metadata for applications: files in their pods that name pod, workload and cluster.",
+            "Metadata files in pods of applications, which name pod, workload and cluster.",
             {
                 "enabled": switch(
-                    "Write the files also into pods without an agent. Off if not set. Pods with one always get them."
+                    "Write the files also into pods without an agent. Pods with an agent always get "
+                    "them. If not set, false."
                 ),
                 "namespaceSelector": selector(
-                    "Namespaces whose pods get them without an agent, too; all that are not ignored if not set."
+                    "Labels of the namespaces whose pods get the files without an agent. If not set, "
+                    "all namespaces except ignored ones."
                 ),
                 "initResources": resources(
-                    "CPU and memory of the init container of pods that get the files and no agent. The mode's "
-                    "initResources if not set."
+                    "CPU and memory of the init container in pods that get the files and no agent. If "
+                    "not set, the mode's initResources."
                 ),
             },
         ),
         "resourceAttributes": _attributes(
-            "Resource attributes that are added to the metadata of all hosts and pods. Keys and values have the "
-            "form of labels'."
+            "Resource attributes of all hosts and pods. Keys and values have the same form as those of labels."
         ),
         "publicRegistryOverride": text(
-            "Host of the public registry that images come from, such as public.ecr.aws, where the flag "
-            "use-public-registry is set. The tenant's choice if not set."
+            "Host of the public registry for images, such as public.ecr.aws, if the feature "
+            "flag use-public-registry is set. If not set, the tenant's choice."
         ),
         "networkZone": text("Network zone of all agents."),
         "proxy": section(
-            "The proxy between here and the tenant.",
+            "HTTP proxy for requests to the tenant and to registries, by this product and by agents.",
             {
-                "value": text("Its URL, without a password. It comes before valueFrom."),
-                "valueFrom": _name("Secret whose key proxy holds the URL."),
+                "value": text("URL of the proxy, without a password. It takes precedence over valueFrom."),
+                "valueFrom": _name("Secret with the URL of the proxy at the key proxy; this URL may have a password."),
             },
         ),
-        "trustedCAs": _name("ConfigMap whose key certs holds certificates (PEM) that are trusted besides the usual."),
-        "skipCertCheck": switch("Do not check the tenant's certificate.", default=False),
-        "customPullSecret": _name("Pull secret for images. One made from the tenant's tokens if not set."),
-        "dynatraceApiRequestThreshold": number(
-            "Minutes between two questions of the same kind to the tenant. 15 if not set.", minimum=0, maximum=65535
+        "trustedCAs": _name(
+            "ConfigMap with CA certificates in PEM form at the key certs, which are trusted in "
+            "addition to the system's."
         ),
-        "enableIstio": switch("Taken and kept, not acted on: allow the tenant's hosts in Istio.", default=False),
-        **{name: anything(f"Taken and kept, not acted on: {product}.") for name, product in OUT_OF_SCOPE.items()},
+        "skipCertCheck": switch("Do not verify TLS certificates of the tenant and of registries.", default=False),
+        "customPullSecret": _name("Pull Secret for images. If not set, credentials are made from the tenant's token."),
+        "dynatraceApiRequestThreshold": number(
+            "Minutes between two requests of the same kind to the tenant. If not set, 15.", minimum=0, maximum=65535
+        ),
+        "enableIstio": switch(
+            "Accepted and stored, but without effect: Istio rules for the tenant's hosts.", default=False
+        ),
+        **{
+            name: anything(f"Accepted and stored, but without effect: {product}.")
+            for name, product in OUT_OF_SCOPE.items()
+        },
     },
 )
 
 
 def _versions(what: str, **more: Schema) -> Schema:
     return section(
-        f"The version of {what}.",
+        f"Version of {what}.",
         {
-            "version": text("The version that is wanted."),
-            "imageID": text("The image that is wanted, with its digest."),
+            "version": text("Desired version."),
+            "imageID": text("Desired image, with its digest."),
             "source": text("Origin of the decision: tenant-registry, custom-image, custom-version or public-registry."),
-            "lastProbeTimestamp": moment("When the version was last asked for."),
+            "lastProbeTimestamp": moment("Time of the last request for the version."),
             **more,
         },
     )
 
 
 STATUS: Final = section(
-    "The observed state, written by the operator.",
+    "Observed state, written by the operator.",
     {
-        "phase": text("Running, Deploying or Error: the condition Ready in one word."),
-        "mode": text("The OneAgent mode that is acted on."),
-        "updatedTimestamp": moment("When the status last changed."),
-        "kubeSystemUUID": text("The cluster's identity: the UID of the namespace kube-system."),
-        "conditions": conditions("How each concern stands. Ready sums them up."),
+        "phase": text("Summary of the conditions: Running, Deploying or Error."),
+        "mode": text("Monitoring mode in effect."),
+        "updatedTimestamp": moment("Time of the last change of the status."),
+        "kubeSystemUUID": text("Identity of the cluster: the UID of the namespace kube-system."),
+        "conditions": conditions("Conditions. Ready summarizes all others."),
         "oneAgent": _versions(
             "the host agents",
             instances=table(
-                "Host agents by the name of their node.",
-                section("A host agent.", {"podName": text("Its pod."), "ipAddress": text("Its address.")}),
+                "Host agents, by node name.",
+                section(
+                    "A host agent.", {"podName": text("Name of its pod."), "ipAddress": text("IP address of the node.")}
+                ),
             ),
-            lastInstanceStatusUpdate=moment("When the host agents were last looked at."),
-            healthcheck=anything("The health check of the host agent's image."),
+            lastInstanceStatusUpdate=moment("Time of the last change of instances."),
+            healthcheck=anything("Health check of the host agent's image."),
             connectionInfoStatus=section(
-                "How agents reach the tenant.",
+                "Connection of agents to the tenant.",
                 {
-                    "tenantUUID": text("The tenant."),
-                    "endpoints": text("Its communication endpoints, separated by semicolons."),
-                    "lastRequest": moment("When they were last asked for."),
+                    "tenantUUID": text("ID of the tenant."),
+                    "endpoints": text("Endpoints of the tenant for agents, separated by semicolons."),
+                    "lastRequest": moment("Time of the last request for the endpoints."),
                     "communicationHosts": listing(
-                        "The endpoints' parts.",
+                        "Endpoints, each in parts.",
                         section(
                             "An endpoint.",
                             {
-                                "protocol": text("https or http."),
-                                "host": text("Its host."),
-                                "port": number("Its port.", format="int32"),
+                                "protocol": text("Protocol, https or http."),
+                                "host": text("Host name or IP address."),
+                                "port": number("Port.", format="int32"),
                             },
                         ),
                     ),
@@ -276,19 +298,19 @@ STATUS: Final = section(
         ),
         "codeModules": _versions(
             "the agent for applications",
-            tenantConfig=text("Digest of the tenant's answers that nodes read from the Secret <name>.tenant-config."),
+            tenantConfig=text("Digest of the tenant's responses in the Secret <name>.tenant-config, which nodes read."),
         ),
         "dynatraceApi": section(
-            "How the tenant's API is used.", {"lastTokenScopeRequest": moment("When the tokens were last checked.")}
+            "Use of the tenant's API.", {"lastTokenScopeRequest": moment("Time of the last check of the tokens.")}
         ),
     },
 )
 
 DYNAKUBE: Final = section(
-    "A DynaKube says which tenant watches this cluster, with which agents, and in which namespaces.",
+    "A DynaKube connects the cluster to a tenant: it selects the agents, and the nodes and namespaces that get them.",
     {
-        "apiVersion": text("The version of this description."),
-        "kind": text("DynaKube."),
+        "apiVersion": text("API version of this object."),
+        "kind": text("Kind of this object: DynaKube."),
         "metadata": {"type": "object"},
         "spec": SPEC,
         "status": STATUS,

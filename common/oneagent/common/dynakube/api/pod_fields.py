@@ -27,8 +27,8 @@ def resources(description: str) -> Schema:
     return section(
         description,
         {
-            "requests": table("Resources that a node must have free.", _QUANTITY),
-            "limits": table("Resources that are never exceeded.", _QUANTITY),
+            "requests": table("Minimum resources, which the scheduler reserves on the node.", _QUANTITY),
+            "limits": table("Maximum resources.", _QUANTITY),
         },
     )
 
@@ -42,11 +42,13 @@ def rolling_update(description: str) -> Schema:
         description,
         {
             "maxUnavailable": {
-                "description": "Nodes without an agent at a time: a number, or a percentage of all. 1 if not set.",
+                "description": "Number or percentage of nodes whose host agent may be unavailable at the same "
+                "time. If not set, 1.",
                 **number_or_percentage,
             },
             "maxSurge": {
-                "description": "Nodes that have the new agent beside the former one at a time. Needs maxUnavailable 0.",
+                "description": "Number or percentage of nodes that may run the old and the new host agent at the "
+                "same time. Requires maxUnavailable 0.",
                 **number_or_percentage,
             },
         },
@@ -59,19 +61,21 @@ def pull_policy(description: str) -> Schema:
 
 def selector(description: str) -> Schema:
     requirement = section(
-        "A condition on one label.",
+        "A requirement on a label.",
         {
-            "key": text("The label."),
-            "operator": text("How it is compared.", enum=["In", "NotIn", "Exists", "DoesNotExist"]),
-            "values": listing("The values for In and NotIn.", {"type": "string"}),
+            "key": text("Key of the label."),
+            "operator": text(
+                "Relation between the label and the values.", enum=["In", "NotIn", "Exists", "DoesNotExist"]
+            ),
+            "values": listing("Values for In and NotIn.", {"type": "string"}),
         },
         required=["key", "operator"],
     )
     return section(
         description,
         {
-            "matchLabels": table("Labels that are all there with these values.", {"type": "string"}),
-            "matchExpressions": listing("Conditions that all hold.", requirement),
+            "matchLabels": table("Labels that must all be present with these values.", {"type": "string"}),
+            "matchExpressions": listing("Requirements that must all be met.", requirement),
         },
         **{"x-kubernetes-map-type": "atomic"},
     )
@@ -79,15 +83,17 @@ def selector(description: str) -> Schema:
 
 def tolerations(description: str) -> Schema:
     toleration = section(
-        "A taint that is tolerated.",
+        "A toleration, as in a pod.",
         {
-            "key": text("The taint's key; all of them if empty."),
-            "operator": text("Exists, or Equal if not set."),
-            "value": text("The taint's value for Equal."),
+            "key": text("Key of the taint. If empty, all keys."),
+            "operator": text("Equal or Exists. If not set, Equal."),
+            "value": text("Value of the taint, for Equal."),
             "effect": text(
-                "The effect; all of them if empty.", enum=["", "NoSchedule", "PreferNoSchedule", "NoExecute"]
+                "Effect of the taint. If empty, all effects.", enum=["", "NoSchedule", "PreferNoSchedule", "NoExecute"]
             ),
-            "tolerationSeconds": number("For NoExecute, how long.", format="int64"),
+            "tolerationSeconds": number(
+                "Seconds until the pod is evicted, for NoExecute. If not set, it is not evicted.", format="int64"
+            ),
         },
     )
     return listing(description, toleration)
@@ -95,10 +101,10 @@ def tolerations(description: str) -> Schema:
 
 def variables(description: str) -> Schema:
     variable = section(
-        "A variable, as in a pod.",
+        "An environment variable, as in a pod.",
         {
-            "name": text("Its name."),
-            "value": text("Its value."),
+            "name": text("Name of the variable."),
+            "value": text("Value of the variable."),
             "valueFrom": anything("Source of the value: a field, resource, Secret or ConfigMap."),
         },
         required=["name"],
@@ -108,14 +114,14 @@ def variables(description: str) -> Schema:
 
 def conditions(description: str) -> Schema:
     condition = section(
-        "A condition, by the conventions of Kubernetes.",
+        "A condition, as in other objects of Kubernetes.",
         {
-            "type": text("Subject of the condition."),
-            "status": text("Status of the condition.", enum=["True", "False", "Unknown"]),
-            "reason": text("Reason in one word."),
+            "type": text("Type of the condition."),
+            "status": text("True, False or Unknown.", enum=["True", "False", "Unknown"]),
+            "reason": text("Reason as one word, for programs."),
             "message": text("Reason as a sentence."),
-            "lastTransitionTime": moment("When the status changed."),
-            "observedGeneration": number("The generation of the DynaKube that it speaks of.", format="int64"),
+            "lastTransitionTime": moment("Time of the last change of its status."),
+            "observedGeneration": number("Generation of the object that the condition is about.", format="int64"),
         },
         required=["type", "status"],
     )

@@ -46,7 +46,7 @@ def _each(modes: tuple[Mode, ...], field: str) -> tuple[str, ...]:
     return tuple(f"spec.oneAgent.{mode}.{field}" for mode in modes)
 
 
-_AUTO_UPDATE: Final = schema.switch("Deprecated. Update host agents to the tenant's newest version.")
+_AUTO_UPDATE: Final = schema.switch("Deprecated. Update host agents to the tenant's latest version.")
 _USE_CSI_DRIVER: Final = f"spec.oneAgent.{Mode.APPLICATION_MONITORING}.useCSIDriver"
 
 # The moves of an object of a version on its way to the next one; backwards in the reverse order.
@@ -90,7 +90,7 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
             for path in _each(fields.HOST_MODES, name)
         ),
         *(
-            Dropped(path, schema.anything("Without effect: a volume with the agent."))
+            Dropped(path, schema.anything("Without effect: volume with the agent."))
             for path in _each(fields.INJECTING_MODES, "volume")
         ),
         Inverted(_USE_CSI_DRIVER, before=True, after=False, field=fields.USE_CSI_DRIVER),
@@ -102,7 +102,10 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
             _USE_CSI_DRIVER,
             before=False,
             after=True,
-            field=schema.switch("Mount the agent into applications' pods through the CSI driver. Off if not set."),
+            field=schema.switch(
+                "Mount the agent into pods with the CSI driver; if false, an init container "
+                "downloads it. If not set, false."
+            ),
         ),
         Typed(
             "metadata-enrichment",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -57,3 +58,13 @@ def test_what_took_a_flags_place_is_there() -> None:
             assert schema.get_field(NEWEST, place)
         elif place:
             assert place.removeprefix("feature.dynatrace.com/") in feature_flags.FEATURES
+
+
+@pytest.mark.parametrize("version", versions.VERSIONS)
+def test_each_description_is_whole_sentences_that_begin_with_a_noun_and_not_with_a_question(version: str) -> None:
+    for path, field in schema.fields(version_history.described(version)):
+        if path.startswith("metadata") or (path.endswith(("[]", ".*")) and "description" not in field):
+            continue
+        text = field.get("description", "")
+        assert re.fullmatch(r"[A-Z].*\.", text), (path, text)
+        assert not re.match(r"(Its|When|How|Where|What|Which|Whose|Why)\b", text), (path, text)
