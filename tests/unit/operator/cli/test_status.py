@@ -132,6 +132,14 @@ class TestTheTruth:
         assert (found.installation, found.is_healthy) == ("not installed", False)
         assert "not installed" in found.problems[0].sentence
 
+    def test_pods_of_the_driver_that_stay_after_an_uninstall_are_named(self) -> None:
+        gone = {"mutating": None, "validating": None, "definition": None, "deployments": (), "dynakubes": ()}
+        staying = snapshots.pod(DRIVER_POD, component="csi-driver", **LEAVING)
+        found = status.summarize(but(**{**WITHOUT_DRIVER, **gone, "pods": (staying,), "namespaces": (), "secrets": {}}))
+        (problem,) = found.problems
+        assert "the driver's pod on 1 node, until the last pod with its volume has ended" in problem.sentence
+        assert problem.remedy.startswith("restart the monitored workloads")
+
     def test_a_pod_that_is_being_deleted_or_was_just_started_is_no_problem(self) -> None:
         leaving = snapshots.pod(DRIVER_POD, component="csi-driver", **LEAVING)
         starting = snapshots.pod(

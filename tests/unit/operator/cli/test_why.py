@@ -61,6 +61,19 @@ def replaced(evidence: Evidence, **changed: Any) -> Evidence:
     ("evidence", "reason", "sentence", "remedy"),
     [
         (MONITORED_POD, "Monitored", "pod shop/cart is monitored, on node worker-1", ""),
+        (
+            replaced(MONITORED_POD, owner=NamespaceOwner("", "", (), 1, {"shop": "team=shop"})),
+            "Monitored",
+            "pod shop/cart is monitored",
+            "or the new one gets no agent: no DynaKube selects shop any more: DynaKube shop selects team=shop",
+        ),
+        (
+            replaced(MONITORED_POD, owner=NamespaceOwner("", "", ("shop",), 1, {"shop": ""})),
+            "Monitored",
+            "pod shop/cart is monitored",
+            "change ignored-namespaces of DynaKube shop before the pod restarts",
+        ),
+        (replaced(MONITORED_POD, owner=NamespaceOwner("", "", (), None)), "Monitored", "is monitored", ""),
         (replaced(MONITORED_POD, is_deleting=True), "Terminating", "is being deleted", "replaces it"),
         (replaced(MONITORED_POD, exists=False, owner=None), "NoPod", "there is no namespace shop", "get pods"),
         (

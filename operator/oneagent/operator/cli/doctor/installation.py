@@ -45,13 +45,16 @@ def installation(cluster: ClusterSnapshot) -> Iterator[Finding]:
             "install it by docs/install.md; or name its namespace with --operator-namespace",
         )
     elif found == HALF_REMOVED:
+        commands = tuple(_removal(cluster))
         finding = error(
             name,
-            f"oneagent-csi is half removed: operator, webhook and driver are gone from the namespace "
+            f"oneagent-csi is half removed: operator, webhook and DaemonSet are gone from the namespace "
             f"{cluster.namespace}, and there remain {'; '.join(remains(cluster))}",
-            "install it again; or finish its removal, by these commands in this order:",
+            "install it again; or finish its removal, by these commands in this order:"
+            if commands
+            else "restart the monitored workloads, or wait",
         )
-        yield dataclasses.replace(finding, commands=tuple(_removal(cluster)))
+        yield dataclasses.replace(finding, commands=commands)
 
 
 def remains(cluster: ClusterSnapshot) -> Iterator[str]:
@@ -69,6 +72,9 @@ def remains(cluster: ClusterSnapshot) -> Iterator[str]:
         yield f"the CSIDriver {identifiers.DRIVER_NAME}"
     if labelled := sum(namespace_mapping.LABEL in k8s_objects.labels(namespace) for namespace in cluster.namespaces):
         yield f"the label {namespace_mapping.LABEL} of {labelled} namespace{'' if labelled == 1 else 's'}"
+    if nodes := len(cluster.drivers):
+        plural = "" if nodes == 1 else "s"
+        yield f"the driver's pod on {nodes} node{plural}, until the last pod with its volume has ended"
 
 
 def _removal(cluster: ClusterSnapshot) -> Iterator[str]:

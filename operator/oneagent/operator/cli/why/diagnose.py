@@ -123,8 +123,8 @@ def _not_injected(evidence: Evidence) -> Diagnosis:
             skip_reasons.NAMESPACE_IGNORED.reason,
             f"{start}{agents.describe_object(owner.selected_by[0])} selects the namespace {evidence.namespace} and "
             "ignores it",
-            "it is the product's own or one of the cluster's, or its annotation "
-            "feature.dynatrace.com/ignored-namespaces names it",
+            "to monitor it, change the DynaKube's annotation feature.dynatrace.com/ignored-namespaces; its default has "
+            "the installation's namespace and those of Kubernetes, OpenShift and GKE",
         )
     match owner.dynakubes:
         case None:
@@ -208,7 +208,22 @@ def _on_node(evidence: Evidence, on_node: Diagnosis) -> Diagnosis:
         )
     if reason == NO_PROCESS and evidence.container_problems:
         return _not_started(evidence)
-    return Diagnosis(reason, f"{on_node.sentence}, on node {evidence.node}", on_node.remedy)
+    remedy = on_node.remedy or _before_a_restart(evidence)
+    return Diagnosis(reason, f"{on_node.sentence}, on node {evidence.node}", remedy)
+
+
+def _before_a_restart(evidence: Evidence) -> str:
+    """Return what to do for a pod with its agent in a namespace that has lost its label since."""
+    owner = evidence.owner
+    if not evidence.decision.injected or owner is None or owner.label or owner.owner or owner.dynakubes is None:
+        return ""
+    effect = "before the pod restarts, or the new one gets no agent"
+    if owner.selected_by:
+        ignoring = agents.describe_object(owner.selected_by[0])
+        return f"change ignored-namespaces of {ignoring} {effect}: it ignores {evidence.namespace} now"
+    return (
+        f"restore the namespace's labels {effect}: no DynaKube selects {evidence.namespace} any more{_selectors(owner)}"
+    )
 
 
 def _without_node(evidence: Evidence) -> Diagnosis | None:
