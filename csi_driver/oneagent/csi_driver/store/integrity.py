@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from oneagent.common import agents
-from oneagent.common.identifiers import TenantId, Version
+from oneagent.common.identifiers import TenantId, Version, agent_version
 from oneagent.common.unpack import file_manifest
 from oneagent.common.unpack.file_manifest import Finding
 from oneagent.csi_driver import data_dir
@@ -60,7 +60,7 @@ def check(
     so far. `on_begin` gets a version and its bytes, and returns the function that gets the bytes of each piece read.
     """
     named = list(versions)
-    for version in named or _list_versions(data):
+    for version in _find(data, named) if named else _list_versions(data):
         exists = os.path.isdir(data.agent(version))
         report = _check_version(data, version, bytes_per_second, cancelled, on_begin) if exists else None
         if report is not None and os.path.isdir(data.agent(version)):
@@ -71,6 +71,14 @@ def check(
         report = _check_layer(data, tenant, layer)
         if os.path.isdir(data.config_layer_path(tenant, layer)):
             yield report
+
+
+def _find(data: DataDir, named: Iterable[Version]) -> Iterator[Version]:
+    """Yield the versions in the store by their key, or by the version that `oneagent-csi status` shows of it."""
+    stored = _list_versions(data)
+    for name in named:
+        matching = [version for version in stored if name in (version, agent_version(version))]
+        yield from matching or [name]
 
 
 def summarize(report: IntegrityReport) -> str:

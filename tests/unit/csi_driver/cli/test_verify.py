@@ -14,7 +14,7 @@ from oneagent.common.identifiers import TenantId, Version
 from oneagent.csi_driver.cli import main
 from oneagent.csi_driver.cli import verify as cli_verify
 from oneagent.csi_driver.data_dir import DataDir
-from oneagent.csi_driver.store import config_layers, integrity
+from oneagent.csi_driver.store import config_layers, integrity, store_key
 from oneagent.csi_driver.store.integrity import State
 from tests.fakes import packages
 
@@ -91,6 +91,15 @@ class TestTheCommand:
         assert [(row["name"], row["state"]) for row in report["checked"]] == [(VERSION, "ok"), ("9.9.9", "missing")]
         assert verify("-o", "yaml", VERSION, "9.9.9") == 1
         assert yaml.safe_load(capsys.readouterr().out) == report
+
+    def test_takes_a_version_as_status_shows_it(
+        self, verify: Verify, data: DataDir, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        key = store_key.of_version(VERSION, "https://tenant.example/api")
+        Path(data.agent(VERSION)).rename(data.agent(key))
+        data.manifest(VERSION).rename(data.manifest(key))
+        assert verify(VERSION) == 0
+        assert f"version {key}: ok, " in capsys.readouterr().out
 
     def test_reports_a_missing_store_in_one_line(
         self, verify: Verify, data: DataDir, capsys: pytest.CaptureFixture[str]
