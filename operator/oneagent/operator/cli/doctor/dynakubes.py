@@ -137,8 +137,8 @@ def namespaces(cluster: ClusterSnapshot) -> Iterator[Finding]:
             yield error(
                 name,
                 f"namespace {namespace_name} belongs to {agents.describe_object(owner)}, and its label "
-                f"{namespace_mapping.LABEL} {f'is {label}' if label else 'is missing'}: its pods get no agent, or that "
-                "of another owner",
+                f"{namespace_mapping.LABEL} {f'is {label}' if label else 'is missing'}: new pods there get "
+                f"{f'the agent of {agents.describe_object(label)}' if label else 'no agent'}",
                 "check that the operator runs, which labels it within seconds, and the condition NamespaceMapping of "
                 f"{agents.describe_object(owner)}",
             )

@@ -15,6 +15,8 @@ _EFFECTS: Final = {
     snapshot.OPERATOR: "DynaKubes are not reconciled, and certificates are not renewed",
     snapshot.WEBHOOK: "new pods start without their agent",
 }
+_REPLICAS: Final = {snapshot.OPERATOR: 1, snapshot.WEBHOOK: 2}
+"""Those of the chart's default values."""
 _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
 _MOST_NAMED: Final = 3
 _PULL: Final = "check the image's name, and that the node may pull it"
@@ -38,7 +40,8 @@ def deployments(cluster: ClusterSnapshot) -> Iterator[Finding]:
         if not replicas:
             yield error(
                 name, f"the Deployment {deployment_name} is scaled to 0: {effect}",
-                f"kubectl -n {cluster.namespace} scale deployment/{deployment_name} --replicas=2",
+                f"kubectl -n {cluster.namespace} scale deployment/{deployment_name} "
+                f"--replicas={_REPLICAS[deployment_name]}",
             )  # fmt: skip
             continue
         component = deployment_name.removeprefix("oneagent-")
