@@ -32,7 +32,7 @@ class Proxy:
                     return
                 proxy.seen.append(f"CONNECT {self.path}")
                 host, _, port = self.path.rpartition(":")
-                with socket.create_connection((host, int(port)), timeout=5) as upstream:
+                with socket.create_connection((host.strip("[]"), int(port)), timeout=5) as upstream:
                     self.send_response(200, "established")
                     self.end_headers()
                     back = threading.Thread(target=_pump, args=(upstream, self.connection))

@@ -216,8 +216,24 @@ def test_the_proxy_s_value_comes_before_its_secret(tenant: Tenant) -> None:
         assert proxy.seen
 
 
+@pytest.mark.parametrize(
+    ("no_proxy", "is_direct"),
+    [("127.0.0.0/8", True), ("other.example, 127.0.0.1", True), ("*", True), ("127.0.0.2", False), ("", False)],
+)
+def test_no_proxy_names_the_hosts_that_are_reached_without_it(tenant: Tenant, no_proxy: str, is_direct: bool) -> None:
+    with Proxy() as proxy:
+        spec = {"proxy": {"value": f"http://{proxy.address}"}}
+        state = asyncio.run(_poll_once(tenant, spec, {}, {"feature.dynatrace.com/no-proxy": no_proxy}))
+        assert state.problem == ""
+        assert bool(proxy.seen) is not is_direct
+        assert tenant.requests
+
+
 async def _poll_once(
-    tenant: Tenant, spec: Mapping[str, Any], contents: Mapping[tuple[str, str], Mapping[str, str]]
+    tenant: Tenant,
+    spec: Mapping[str, Any],
+    contents: Mapping[tuple[str, str], Mapping[str, str]],
+    annotations: Mapping[str, str] | None = None,
 ) -> TenantState:
     """The state after one poll as the operator makes it."""
     cluster = Cluster()
@@ -229,6 +245,7 @@ async def _poll_once(
         cluster.put(kind, {"kind": kind, "metadata": metadata, "data": encoded if kind == "Secret" else dict(content)})
     obj = dynakube(tenant.api_url, "15m")
     obj["spec"].update(spec)
+    obj["metadata"] = {**obj["metadata"], "annotations": dict(annotations or {})}
     kube = dynakubes.from_object(obj)
     ended = asyncio.Event()
     slots = tenant_poller.create_slots()

@@ -238,25 +238,45 @@ class _ProxyRouter(httpx.BaseTransport):
         self._direct, self._proxied, self._no_proxy = direct, proxied, no_proxy
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        chosen = self._direct if bypasses_proxy(request.url.host, self._no_proxy) else self._proxied
-        return chosen.handle_request(request)
+        port = request.url.port or {"http": 80, "https": 443}.get(request.url.scheme, 0)
+        if bypasses_proxy(request.url.host, port, self._no_proxy):
+            return self._direct.handle_request(request)
+        if ":" in request.url.host:
+            request.extensions = {**request.extensions, "sni_hostname": request.url.host}
+            request.url = _BracketedUrl(request.url)
+        return self._proxied.handle_request(request)
 
     def close(self) -> None:
         self._direct.close()
         self._proxied.close()
 
 
-def bypasses_proxy(host: str, no_proxy: tuple[str, ...]) -> bool:
-    """Return True if `host` is reached without the proxy. As in Go, `example.com` covers all names below it."""
+class _BracketedUrl(httpx.URL):
+    """Names an address of IPv6 to a proxy in brackets, which the library leaves out."""
+
+    @property
+    def raw_host(self) -> bytes:
+        return b"[%b]" % super().raw_host
+
+
+def bypasses_proxy(host: str, port: int, no_proxy: tuple[str, ...]) -> bool:
+    """Return True if `host` is reached without the proxy.
+
+    As in Go: `example.com` covers all names below it, `.example.com` and `*.example.com` those alone, `*` covers all,
+    and an entry with a port covers that port only.
+    """
     host = host.lower()
-    return any(_matches(entry.strip().lower(), host) for entry in no_proxy)
+    return any(_matches(entry.strip().lower(), host, port) for entry in no_proxy)
 
 
-def _matches(entry: str, host: str) -> bool:
-    # A port means every port of the host. A network of IPv6 has colons and no port.
-    with contextlib.suppress(addresses.AddressError):
-        entry = addresses.split_port(entry)[0]
-    if not entry:
+def _matches(entry: str, host: str, port: int) -> bool:
+    own_port = ""
+    if entry.startswith("["):
+        with contextlib.suppress(addresses.AddressError):
+            entry, own_port = addresses.split_port(entry)
+    elif entry.count(":") == 1:  # More are an address or a network of IPv6.
+        entry, _, own_port = entry.partition(":")
+    if not entry or own_port not in ("", str(port)):
         return False
     try:
         return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)

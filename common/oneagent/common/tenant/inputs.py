@@ -188,7 +188,7 @@ def http_settings(dynakube: DynaKube, objects: ObjectReader) -> HttpSettings:
     """Return how requests to the tenant and to registries travel; `InvalidSettingsError`, or `ApiError`."""
     return HttpSettings(
         proxy=_proxy(dynakube, objects),
-        no_proxy=tuple(part for part in dynakube.no_proxy.replace(" ", "").split(",") if part),
+        no_proxy=tuple(re.split(r"[\s,]+", dynakube.no_proxy.strip())),
         trusted_cas=_trusted_cas(dynakube, objects),
         skip_cert_check=dynakube.skip_cert_check,
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import trustme
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors, exchange
 from tests.fakes import raw_server
+from tests.fakes.proxy import Proxy
 from tests.fakes.raw_server import RawServer
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -325,3 +328,91 @@ def test_a_proxy_with_tls_is_used_for_a_server_with_tls() -> None:
         trusted = authority.cert_pem.bytes().decode()
         settings = http_client.HttpSettings(proxy=proxy.url, trusted_cas=trusted, timeout_seconds=5)
         assert get(server.url, settings) == body
+
+
+class _Server6(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+class _Ok(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def serving(host: str, authority: trustme.CA | None = None) -> Iterator[int]:
+    """A server on an address of loopback; yields its port."""
+    server = (_Server6 if ":" in host else ThreadingHTTPServer)((host, 0), _Ok)
+    if authority is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(host).configure_cert(context)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class TestNoProxy:
+    """Real servers and a real proxy; `PORT` is the server's."""
+
+    @pytest.mark.parametrize(
+        ("address", "name", "entry", "direct"),
+        [
+            ("127.0.0.1", "127.0.0.1", "", False),
+            ("127.0.0.1", "127.0.0.1", "127.0.0.1", True),
+            ("127.0.0.1", "127.0.0.1", "127.0.0.1:PORT", True),
+            ("127.0.0.1", "127.0.0.1", "127.0.0.1:1", False),
+            ("127.0.0.2", "127.0.0.2", "127.0.0.1", False),
+            ("127.0.0.2", "127.0.0.2", "127.0.0.0/8", True),
+            ("127.0.0.2", "127.0.0.2", "10.0.0.0/8", False),
+            ("127.0.0.1", "localhost", "localhost", True),
+            ("127.0.0.1", "localhost", "LOCALHOST:PORT", True),
+            ("127.0.0.1", "localhost", "host", False),
+            ("127.0.0.1", "localhost", "127.0.0.1", False),
+            ("127.0.0.1", "localhost", "*", True),
+            ("::1", "[::1]", "::1", True),
+            ("::1", "[::1]", "[::1]:PORT", True),
+            ("::1", "[::1]", "[::1]:1", False),
+            ("::1", "[::1]", "::/64", True),
+            ("::1", "[::1]", "fd00::/8", False),
+        ],
+    )
+    def test_decides_which_servers_are_reached_directly(
+        self, address: str, name: str, entry: str, direct: bool
+    ) -> None:
+        with serving(address) as port, Proxy() as proxy:
+            settings = http_client.HttpSettings(
+                proxy=f"http://{proxy.address}", no_proxy=("other.example", entry.replace("PORT", str(port)))
+            )
+            assert get(f"http://{name}:{port}/", settings) == b"ok"
+            assert proxy.seen == ([] if direct else [f"GET http://{name}:{port}/"])
+
+    @pytest.mark.parametrize(("entry", "direct"), [("fd00::/8", False), ("::1", True)])
+    def test_decides_for_tls_to_an_address_of_ipv6(self, entry: str, direct: bool) -> None:
+        authority = trustme.CA()
+        with serving("::1", authority) as port, Proxy() as proxy:
+            settings = http_client.HttpSettings(
+                proxy=f"http://{proxy.address}",
+                no_proxy=(entry,),
+                trusted_cas=authority.cert_pem.bytes().decode(),
+                timeout_seconds=5,
+            )
+            assert get(f"https://[::1]:{port}/", settings) == b"ok"
+            assert proxy.seen == ([] if direct else [f"CONNECT [::1]:{port}"])
+
+    def test_decides_anew_for_each_redirect(self) -> None:
+        with serving("127.0.0.2") as port, RawServer(answer(redirect(302, f"http://127.0.0.2:{port}/"))) as first:
+            for entry, proxied in (("127.0.0.1", f"http://127.0.0.2:{port}/"), ("127.0.0.2", f"{first.url}/")):
+                with Proxy() as proxy:
+                    settings = http_client.HttpSettings(proxy=f"http://{proxy.address}", no_proxy=(entry,))
+                    assert get(f"{first.url}/", settings) == b"ok"
+                    assert proxy.seen == [f"GET {proxied}"]

@@ -214,7 +214,7 @@ class TestProxy:
         assert latest(server) == VERSION
 
     @pytest.mark.parametrize(
-        ("host", "entry", "direct"),
+        ("host", "entry", "direct"),  # A port that is not named here is 443.
         [
             ("a.example.com", "example.com", True),
             ("A.Example.com", "EXAMPLE.COM", True),
@@ -224,6 +224,10 @@ class TestProxy:
             ("example.com", ".example.com", False),
             ("notexample.com", "example.com", False),
             ("a.example.com", " example.com:443 ", True),
+            ("a.example.com", "example.com:8443", False),
+            ("a.example.com", "*.example.com:443", True),
+            ("a.example.com", ".example.com:8443", False),
+            ("a.example.com", "example.com:https", False),
             ("anything", "*", True),
             ("10.1.2.3", "10.0.0.0/8", True),
             ("11.1.2.3", "10.0.0.0/8", False),
@@ -232,11 +236,13 @@ class TestProxy:
             ("fe00::1", "fd00::/8", False),
             ("fd00::1", "fd00::1", True),
             ("fd00::1", "[fd00::1]", True),
-            ("fd00::1", "[fd00::1]:8443", True),
-            ("fd00::1", "[FD00:0::1]:8443", True),
-            ("fd00::2", "[fd00::1]:8443", False),
+            ("fd00::1", "[fd00::1]:443", True),
+            ("fd00::1", "[FD00:0::1]:443", True),
+            ("fd00::1", "[fd00::1]:8443", False),
+            ("fd00::2", "[fd00::1]:443", False),
             ("10.1.2.3", "10.1.2.3:443", True),
-            ("a.example.com", "[fd00::1]:8443", False),
+            ("10.1.2.3", "10.1.2.3:8443", False),
+            ("a.example.com", "[fd00::1]:443", False),
             ("fd00::1", "[fd00::1", False),
             ("a.example.com", "10.0.0.0/8", False),
             ("a.example.com", "", False),
@@ -244,7 +250,7 @@ class TestProxy:
         ],
     )
     def test_no_proxy_is_read_as_everybody_reads_it(self, host: str, entry: str, direct: bool) -> None:
-        assert http_client.bypasses_proxy(host, (entry,)) is direct
+        assert http_client.bypasses_proxy(host, 443, (entry,)) is direct
 
 
 def test_a_place_shows_no_user_and_no_query() -> None:

@@ -106,6 +106,29 @@ class TestATenant:
                 p.wait_until(lambda: p.is_ready(packages.VERSION), what=p.condition)
             assert set(proxy.seen) == {f"CONNECT 127.0.0.1:{server.port}"}
 
+    @pytest.mark.parametrize(
+        ("no_proxy", "by_proxy"), [("127.0.0.2", [True, False]), ("*", [False, False]), ("10.0.0.0/8", [True, True])]
+    )
+    def test_is_reached_directly_where_no_proxy_names_it(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, package: Path, no_proxy: str,
+        by_proxy: list[bool],
+    ) -> None:  # fmt: skip
+        with double.Tenant(host="127.0.0.2") as other, Proxy() as proxy:
+            other.release(packages.VERSION, package)
+            settings: dict[str, Any] = {
+                "proxy": {"value": f"http://{proxy.address}"},
+                "annotations": {"no-proxy": f"other.example, {no_proxy}"},
+            }
+            source.put(manifest("demo", server.api_url, **settings), manifest("other", other.api_url, **settings))
+            with Provisioning(tmp_path, source) as p:
+                p.wait_until(lambda: all(p.is_ready(packages.VERSION, name) for name in ("demo", "other")))
+            seen = "\n".join(proxy.seen)
+            assert [f"{tenant.api_url}/v1/deployment" in seen for tenant in (server, other)] == by_proxy
+            assert [
+                f"{tenant.api_url}/v1/deployment/installer/agent/unix/paas/version/" in seen
+                for tenant in (server, other)
+            ] == by_proxy
+
     def test_is_not_polled_past_a_proxy_that_is_missing(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
