@@ -1,4 +1,4 @@
-"""Requests of a node to the API server while nothing changes; those of its watch are in `test_list_watch`."""
+"""Requests of a node to the API server while nothing changes; those of its watch are in `test_watch_periods`."""
 
 from __future__ import annotations
 
