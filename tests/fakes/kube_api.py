@@ -334,7 +334,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self._body()
         if found := self._admit():
-            self._answer(201, self.api.put(found[0]["plural"], body))
+            match = found[0]
+            if self.api.get(match["plural"], match["ns"] or "", body["metadata"].get("name", "")):
+                self._status(409, "AlreadyExists")
+            else:
+                self._answer(201, self.api.put(match["plural"], body))
 
     def do_PATCH(self) -> None:
         body = self._body()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import prometheus_client
 import pytest
@@ -12,7 +13,9 @@ from oneagent.common.kubernetes.events import Subject
 from oneagent.webhook import events
 from oneagent.webhook.injection.inputs import InjectionResult
 from oneagent.webhook.metrics import Metrics
+from tests.fakes import kube_api
 from tests.fakes import webhook as fakes
+from tests.unit.webhook.following import connected, eventually, running
 
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "cart-5d4f", "uid": "1234", "controller": True}
 POD = {"kind": "Pod", "metadata": {"generateName": "cart-5d4f-", "ownerReferences": [OWNER]}}
@@ -99,3 +102,33 @@ class TestTheQueue:
         self.written(act, 200)
         dropped = self.registry.get_sample_value("oneagent_webhook_events_total", {"outcome": "dropped"})
         assert dropped == pytest.approx(50)
+
+
+def test_two_replicas_leave_one_event_in_five_minutes(tmp_path: Path) -> None:
+    async def run(kube: kube_api.KubeApi) -> None:
+        clock = Clock()
+        clock.now = 3000.0
+        async with connected(kube, tmp_path) as client:
+            registries = [prometheus_client.CollectorRegistry() for _ in range(2)]
+            replicas = [
+                events.Recorder(client, Metrics(registry), clock=clock, now=clock, pause_seconds=0)
+                for registry in registries
+            ]
+
+            async def have_written(times: int) -> None:
+                await eventually(lambda: [written(one) for one in registries] == [times] * 2)
+                assert len(kube.seen("events", method="POST")) == 2 * times
+                assert len(kube.objects("events")) == times
+
+            async with running(replicas[0]), running(replicas[1]):
+                for times in (1, 2):
+                    for replica in replicas:
+                        replica.record(events.subject_of_pod(POD, "shop"), fakes.notice())
+                    await have_written(times)
+                    clock.now += 300
+
+    def written(registry: prometheus_client.CollectorRegistry) -> float | None:
+        return registry.get_sample_value("oneagent_webhook_events_total", {"outcome": "written"})
+
+    with kube_api.KubeApi() as kube:
+        asyncio.run(run(kube))

@@ -2,7 +2,7 @@
 
 An Event about a pod is written about the pod's controller. The pod has no UID yet and often no name, and its owner
 looks at the controller when pods are not as expected. A pod without a controller is named itself, so that at least
-`kubectl get events` shows it. The same Event is not written again for some minutes.
+`kubectl get events` shows it. The same Event is not written again for some minutes, by no replica.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ class Recorder:
         metrics: Metrics,
         *,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
         pause_seconds: float = _PAUSE_SECONDS,
     ) -> None:
-        aggregator = events.Aggregator(COMPONENT, quiet_seconds=_QUIET_SECONDS, remembered=_REMEMBERED, clock=clock)
+        aggregator = events.Aggregator(
+            COMPONENT, has_replicas=True, quiet_seconds=_QUIET_SECONDS, remembered=_REMEMBERED, clock=clock, now=now
+        )
 
         def count(outcome: event_writer.Outcome) -> None:
             metrics.events.labels(outcome).inc()

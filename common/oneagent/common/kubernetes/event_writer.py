@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
 from oneagent.common import logs
-from oneagent.common.kubernetes import events, types
+from oneagent.common.kubernetes import errors, events, types
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _SEND_SECONDS: Final = 5.0
 
 class Client(Protocol):
     async def post(self, path: str, body: types.Object) -> object:
-        """Create an object; any error is an exception."""
+        """Create an object; `ConflictError` if it exists, and any other error is an exception."""
         ...
 
     async def apply_path(self, path: str, body: types.Object) -> object:
@@ -68,6 +68,8 @@ class EventWriter:
             async with asyncio.timeout(_SEND_SECONDS):
                 send = self._client.apply_path if write.verb == "apply" else self._client.post
                 await send(write.path, write.body)
+        except errors.ConflictError:
+            self._count("written")  # By another replica.
         except Exception as error:  # noqa: BLE001 - whatever it is, the next one may be written
             self._aggregator.discard(write)
             self._count("failed")

@@ -4,6 +4,9 @@ A repeated Event is not written again within a quiet time: a thousand nodes that
 thousand objects a second. After it a client that may patch Events raises the `count` of the first one, which includes
 the repeats that were left out; any other client creates the Event again. All of it is best effort.
 
+Replicas that see the same, such as two pods of one ReplicaSet, give an Event the same name within a quiet time: the API
+server refuses the second one.
+
 An Event about a state that holds until the next one is no repeat: its name is fixed, and each write replaces the last,
 so that several replicas that see the same state leave one Event.
 
@@ -13,6 +16,7 @@ so that several replicas that see the same state leave one Event.
 from __future__ import annotations
 
 import collections
+import hashlib
 import secrets
 import time
 import urllib.parse
@@ -84,13 +88,19 @@ class Aggregator:
         *,
         node: str = "",
         patch_namespace: str = "",
+        has_replicas: bool = False,
         quiet_seconds: float = 60.0,
         remembered: int = 1000,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        """`patch_namespace` is where the component may patch Events; in others a late repeat is created again."""
+        """`patch_namespace` is where the component may patch Events; in others a late repeat is created again.
+
+        `has_replicas`: other processes may write the same Events.
+        """
         self._component, self._node, self._patch_namespace = component, node, patch_namespace
-        self._quiet_seconds, self._remembered, self._clock = quiet_seconds, remembered, clock
+        self._quiet_seconds, self._remembered, self._clock, self._now = quiet_seconds, remembered, clock, now
+        self._has_replicas = has_replicas
         self._written: collections.OrderedDict[Event, _Written] = collections.OrderedDict()
 
     def add(self, event: Event) -> Write | None:
@@ -122,12 +132,18 @@ class Aggregator:
             self._written.pop(write.event, None)
 
     def _create(self, event: Event) -> Write:
-        name = f"{event.subject.name[:_LONGEST_NAME]}.{secrets.token_hex(8)}"
+        name = f"{event.subject.name[:_LONGEST_NAME]}.{self._suffix(event)}"
         self._written[event] = _Written(name, 1, self._clock())
         self._written.move_to_end(event)
         while len(self._written) > self._remembered:
             self._written.popitem(last=False)
         return Write(event, _namespace(event.subject), name, self._body(event, name))
+
+    def _suffix(self, event: Event) -> str:
+        if not self._has_replicas:
+            return secrets.token_hex(8)
+        period = int(self._now() // self._quiet_seconds)
+        return hashlib.sha256(repr((event, period)).encode()).hexdigest()[:16]
 
     def _body(self, event: Event, name: str) -> dict[str, Any]:
         now, subject = types.timestamp(time.time()), event.subject

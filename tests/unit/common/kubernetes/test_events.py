@@ -63,6 +63,20 @@ def test_an_event_that_the_api_server_has_deleted_is_created_with_a_new_count(cl
     assert (again.verb, again.body["count"]) == ("create", 1)
 
 
+def test_replicas_name_an_event_alike_until_the_quiet_time_is_over(clock: Clock) -> None:
+    def names(event: events.Event) -> set[str]:
+        replicas = [aggregator(clock, has_replicas=True, quiet_seconds=300.0, now=clock) for _ in range(2)]
+        return {added(replica, event).name for replica in replicas}
+
+    clock.now = 3000.0
+    (first,) = names(EVENT)
+    clock.now += 299
+    assert names(EVENT) == {first}
+    assert names(replace(EVENT, message="another")) != {first}
+    clock.now += 1
+    assert first not in names(EVENT)
+
+
 def test_an_event_about_a_state_replaces_the_last_one_with_its_reason_and_is_never_quiet(clock: Clock) -> None:
     repeats = aggregator(clock)
     written = [added(repeats, replace(EVENT, message=message, is_state=True)) for message in ("a", "b", "b")]
