@@ -19,7 +19,7 @@ from typing import NamedTuple
 from oneagent.common import agents, logs
 from oneagent.common.agents.pod_files import PodFiles
 from oneagent.common.agents.profile import AgentProfile
-from oneagent.common.identifiers import TenantId, Version
+from oneagent.common.identifiers import TenantId, Version, agent_version
 from oneagent.common.injection.contract import AGENT_SUBDIRECTORY
 from oneagent.csi_driver.data_dir import DataDir, LayerId, UnsafeNameError, VolumeId
 from oneagent.csi_driver.linux import limits, mount_table
@@ -96,9 +96,9 @@ class ViewMounter:
         request = attempt.request
         config = self._config_layer(attempt.record, desired, version)
         if config is None:
-            raise VersionGoneError(f"the config layer of version {version} is not ready yet")
+            raise VersionGoneError(f"the configuration for version {agent_version(version)} is not ready yet")
         if not self._store.has(version):
-            raise VersionGoneError(f"version {version} left the store")
+            raise VersionGoneError(f"version {agent_version(version)} left the store")
         volume = self._data.volume(request.volume)
         profile = request.files.profile
         files = volume_files.of_view(self.pod_files(request, desired))
