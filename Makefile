@@ -32,8 +32,8 @@ LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-par
 	--build-arg CREATED=$(shell git show -s --format=%cI HEAD) \
 	--build-arg SOURCE=$(SOURCE)
 
-.PHONY: help setup run test unit node check mypy pyright format fuzz docs bench bench-cluster bench-fleet lock clean tools plugin preload agent-package \
-	agent-image agent-lock helm cert-manager e2e e2e-packages \
+.PHONY: help setup run test unit node check mypy pyright format fuzz docs bench bench-cluster bench-fleet bench-incumbent lock clean tools plugin preload agent-package \
+	agent-image agent-lock helm cert-manager incumbent e2e e2e-packages \
 	cluster tenant chart image image-push image-arm64-check
 
 help:  ## list of targets
@@ -95,6 +95,9 @@ helm:  ## Helm and a linter, for the chart's tests and for deploy/generate.py
 
 cert-manager:  ## cert-manager's controllers, for the one test of the cluster ring that needs them
 	@sh tests/tools/build.sh tests/certmanager
+
+incumbent:  ## a release of the Dynatrace Operator, for bench-incumbent
+	@CGO=1 sh tests/tools/build.sh tests/incumbent
 
 plugin: setup  ## kubectl oneagent as one file, which needs Python and kubectl, and its manifest for krew, in build/
 	$(BIN)/python deploy/plugin.py $(if $(URI),--uri $(URI))
@@ -164,6 +167,9 @@ bench-cluster: setup  ## benchmarks on a real cluster: the operator (also in bui
 
 bench-fleet: setup  ## measures what a cluster of many nodes (NODES=1000) asks of its API server and its tenant, in ten minutes
 	$(BIN)/python -m tests.cluster --required $(BIN)/python -m benchmarks.fleet --nodes=$(or $(NODES),1000)
+
+bench-incumbent: setup incumbent  ## measures the driver beside that of the Dynatrace Operator, in seven minutes
+	$(BIN)/python -m tests.cluster --required $(BIN)/python -m benchmarks.incumbent
 
 lock: setup  ## resolve the dependencies again, for development and for the image
 	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements.lock

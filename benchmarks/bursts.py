@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -25,10 +26,10 @@ _ROUNDS: Final = 15
 class Connections:
     """Several connections of their own to one driver, used in turns."""
 
-    def __init__(self, driver: node.Driver) -> None:
+    def __init__(self, socket: Path) -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
-        self._channels = [grpc.insecure_channel(f"unix:{driver.socket}", options=options) for _ in range(_CONNECTIONS)]
-        self._nodes = [csi_pb2_grpc.NodeStub(channel) for channel in self._channels]
+        self._channels = [grpc.insecure_channel(f"unix:{socket}", options=options) for _ in range(_CONNECTIONS)]
+        self.nodes = [csi_pb2_grpc.NodeStub(channel) for channel in self._channels]
         for channel in self._channels:
             grpc.channel_ready_future(channel).result(10)
 
@@ -36,7 +37,7 @@ class Connections:
         """The calls, all under way."""
         requests = [kubelet.request(pod) for pod in pods]
         return [
-            self._nodes[number % _CONNECTIONS].NodePublishVolume.future(request, timeout=floors.CALL_SECONDS)
+            self.nodes[number % _CONNECTIONS].NodePublishVolume.future(request, timeout=floors.CALL_SECONDS)
             for number, request in enumerate(requests)
         ]
 
@@ -52,7 +53,7 @@ def run() -> list[Result]:
     with (
         floors.running() as (driver, kubelet),
         floors.beside(driver, kubelet) as floor,
-        contextlib.closing(Connections(driver)) as connections,
+        contextlib.closing(Connections(driver.socket)) as connections,
     ):
         for number in range(-1, _ROUNDS):
             names = [f"round{number}-{pod}" for pod in range(PODS)]

@@ -75,7 +75,7 @@ def running(*flags: str, within: Path | None = None) -> Iterator[tuple[node.Driv
     """A driver whose views have a config layer as they do in the field; nothing is left behind."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-", dir=within) as place,
-        _mounted_as_volumes(Path(place)),
+        mounted_as_volumes(Path(place)),
         node.running(Path(place), *flags) as (driver, kubelet),
     ):
         wanted = node.demo(layer=LAYER)
@@ -90,7 +90,7 @@ def running(*flags: str, within: Path | None = None) -> Iterator[tuple[node.Driv
 
 
 @contextlib.contextmanager
-def _mounted_as_volumes(place: Path) -> Iterator[None]:
+def mounted_as_volumes(place: Path) -> Iterator[None]:
     """Data folder and kubelet's folder as mounts of their own, which they are in the server's container.
 
     It matters: for each layer mount(2) looks at every mount that hangs on the layer's own mount

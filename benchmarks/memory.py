@@ -52,7 +52,7 @@ _SOURCES: Final = ("common", "csi_driver", "sidecars")
 
 
 def run() -> list[Result]:
-    with _image_bytecode():
+    with image_bytecode():
         held, directory = _node("kubernetes"), _node("directory")
     rows = [results.at_most(f"rss_{name}_mib", held[name].rss, "MiB", limit) for name, limit in _LIMITS.items()]
     dirty = sum(one.private_dirty for one in held.values())
@@ -68,15 +68,15 @@ def run() -> list[Result]:
 class ProcessMemory:
     """Memory of a process, in MiB."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+    def __init__(self, pid: int) -> None:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         fields = dict(line.split(":") for line in text.splitlines()[1:])
         names = ("Rss", "Pss", "Private_Dirty")
         self.rss, self.pss, self.private_dirty = (int(fields[name].split()[0]) / 1024 for name in names)
 
 
 @contextlib.contextmanager
-def _image_bytecode() -> Iterator[None]:
+def image_bytecode() -> Iterator[None]:
     """Processes that are started within use byte code as the image has it."""
     places = [*(Path(__file__).parents[1] / name for name in _SOURCES), *map(Path, _library_paths())]
     with tempfile.TemporaryDirectory(prefix="bench-bytecode-") as prefix:
@@ -131,7 +131,7 @@ def _node(source: str) -> dict[str, ProcessMemory]:
         assert driver.process is not None
         _work(driver, kubelet, endpoints)
         time.sleep(_IDLE_SECONDS)
-        return {name: ProcessMemory(process) for name, process in {"server": driver.process, **processes}.items()}
+        return {name: ProcessMemory(process.pid) for name, process in {"server": driver.process, **processes}.items()}
 
 
 def _work(driver: node.Driver, kubelet: node.Kubelet, endpoints: list[str]) -> None:
@@ -173,7 +173,9 @@ def _provisioner(driver: node.Driver, source: str, endpoints: list[str]) -> Iter
             flags += ["--dynakube-source=directory", f"--dynakubes={folder}"]
         data = {"apiToken": base64.b64encode(tenant.TOKEN.encode()).decode()}
         api.put("secrets", {"metadata": {"name": "demo"}, "data": data})
-        process = stack.enter_context(_running(driver, "csi_driver.provisioner.main", *flags, environment=environment))
+        process = stack.enter_context(
+            running(driver.place, "csi_driver.provisioner.main", *flags, environment=environment)
+        )
         for version in _VERSIONS:
             kube = _dynakube(api, dynatrace.api_url, version)
             (folder / "demo.yaml").write_text(json.dumps(kube))
@@ -200,8 +202,8 @@ def _registrar(driver: node.Driver, endpoints: list[str]) -> Iterator[subprocess
     port = ports.free()
     endpoints += [f"http://127.0.0.1:{port}/{page}" for page in ("healthz", "metrics")]
     (driver.place / "registration").mkdir()
-    with _running(
-        driver,
+    with running(
+        driver.place,
         "sidecars.registrar",
         f"--csi-address={driver.socket}",
         f"--kubelet-registration-path={driver.socket}",
@@ -215,18 +217,18 @@ def _registrar(driver: node.Driver, endpoints: list[str]) -> Iterator[subprocess
 def _livenessprobe(driver: node.Driver, endpoints: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     port = ports.free()
     endpoints += [f"http://127.0.0.1:{port}/{page}" for page in ("healthz", "metrics")]
-    with _running(
-        driver, "sidecars.livenessprobe", f"--csi-address={driver.socket}", f"--http-endpoint=127.0.0.1:{port}"
+    with running(
+        driver.place, "sidecars.livenessprobe", f"--csi-address={driver.socket}", f"--http-endpoint=127.0.0.1:{port}"
     ) as process:
         yield process
 
 
 @contextlib.contextmanager
-def _running(
-    driver: node.Driver, module: str, *flags: str, environment: Mapping[str, str] | None = None
+def running(
+    place: Path, module: str, *flags: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, ended on leaving."""
-    with (driver.place / f"{module}.log").open("wb") as log:
+    """A process of ours with its log in `place`, ended on leaving."""
+    with (place / f"{module}.log").open("wb") as log:
         command = [sys.executable, "-m", f"oneagent.{module}", *flags]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | (environment or {}))
     try:

@@ -109,12 +109,12 @@ def turns(prefix: str, count: int, kubelet: node.Kubelet, floor: floors.Floor) -
                 samples.mount.append(mount)
                 samples.publish_floor.append(call + mount)
             else:
-                samples.publish.append(_publish(kubelet, name))
+                samples.publish.append(publish(kubelet, name))
         for floor_first in (True, False) if number % 2 else (False, True):
             if floor_first:
                 samples.unpublish_floor.append(floor.call() + floor.unmount(name))
             else:
-                samples.unpublish.append(_unpublish(kubelet, name))
+                samples.unpublish.append(unpublish(kubelet, name))
     return samples
 
 
@@ -129,14 +129,16 @@ def drain(kubelet: node.Kubelet, pods: list[str]) -> None:
         list(pool.map(lambda pod: kubelet.unpublish(pod, timeout=floors.CALL_SECONDS), pods))
 
 
-def _publish(kubelet: node.Kubelet, pod: str) -> float:
+def publish(kubelet: node.Kubelet, pod: str) -> float:
+    """Return the seconds that a publish takes; the volume's parent directory is there."""
     request = kubelet.request(pod)
     started = time.perf_counter()
     kubelet.node.NodePublishVolume(request, timeout=floors.CALL_SECONDS)
     return time.perf_counter() - started
 
 
-def _unpublish(kubelet: node.Kubelet, pod: str) -> float:
+def unpublish(kubelet: node.Kubelet, pod: str) -> float:
+    """Return the seconds that an unpublish takes."""
     request = csi_pb2.NodeUnpublishVolumeRequest(volume_id=kubelet.volume_id(pod), target_path=str(kubelet.target(pod)))
     started = time.perf_counter()
     kubelet.node.NodeUnpublishVolume(request, timeout=floors.CALL_SECONDS)

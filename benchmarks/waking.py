@@ -29,7 +29,7 @@ def run() -> list[Result]:
     port = ports.free()
     with (
         floors.running(f"--metrics-address=127.0.0.1:{port}") as (driver, kubelet),
-        contextlib.closing(bursts.Connections(driver)) as connections,
+        contextlib.closing(bursts.Connections(driver.socket)) as connections,
     ):
         waker = _Waker(driver, kubelet, connections, port)
         single = [seconds for number in range(_SINGLES) for seconds in waker.wake(f"single{number}", 1)]

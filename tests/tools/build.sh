@@ -3,6 +3,7 @@
 # what they are made of. Those of others come from the modules that go.mod pins, ours from the folders beside it.
 #
 #     sh tests/tools/build.sh [FOLDER]
+#     CGO=1 sh tests/tools/build.sh FOLDER     # for a program that is partly C; it needs a C compiler
 #
 # A machine that has no Go, or cannot reach the modules, is no error: it says why in one line, leaves the
 # line in bin/.why-not for the tests to skip with, and exits 0. A program that does not compile is an error.
@@ -11,7 +12,7 @@ cd "${1:-$(dirname "$0")}"
 mkdir -p bin
 
 # Nothing may be fetched that go.mod does not pin, a newer toolchain among it.
-export GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0
+export GOTOOLCHAIN=local GOWORK=off CGO_ENABLED="${CGO:-0}"
 
 # Kubernetes' programs say the version that they were linked with; without one kubelet registers as v0.0.0.
 flags='-s -w'

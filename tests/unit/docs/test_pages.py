@@ -11,6 +11,7 @@ import yaml
 from docs import generate, values
 from prometheus_client import CollectorRegistry
 
+from benchmarks.incumbent import drivers
 from oneagent.common.dynakube.api import conversion
 from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.webhook import admission, validation
@@ -137,6 +138,11 @@ def test_the_figures_of_the_readme_are_those_of_the_measurements() -> None:
     rows = [line for line in README.partition("## Measured")[2].partition("\n## ")[0].splitlines() if line[:1] == "|"]
     assert len(rows) > 3
     assert set(rows) <= set((ROOT / "docs/measurements.md").read_text().splitlines())
+
+
+def test_the_dynatrace_operator_that_was_measured_is_the_one_that_is_built() -> None:
+    for page in (ROOT / "README.md", ROOT / "docs/measurements.md"):
+        assert f"| what | here | Dynatrace Operator {drivers.version()} |" in page.read_text(), page
 
 
 def test_the_page_of_the_chart_is_current() -> None:
