@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 
@@ -350,14 +351,33 @@ def test_one_cause_is_one_problem() -> None:
     secrets = {name: keys for name, keys in snapshots.SECRET.items() if name != "shop"}
     (problem,) = status.summarize(but(dynakubes=(kube,), secrets=secrets)).problems
     assert problem.sentence.startswith("the Secret shop of DynaKube shop does not exist")
-    other = refused(OneAgentConnectionInfo="TenantUnreachable")
-    assert "OneAgentConnectionInfo" in status.summarize(but(dynakubes=(other,))).problems[0].sentence
+
+
+def test_an_unreachable_tenant_is_one_problem_with_what_to_check() -> None:
+    assert dynakubes.UNREACHABLE == tenant_connection.UNREACHABLE
+    kube = refused(
+        TenantConfiguration="Failing", OneAgentConnectionInfo=dynakubes.UNREACHABLE, NamespaceMapping="Failing"
+    )
+    own = {condition["type"]: condition for condition in kube["status"]["conditions"]}
+    own["OneAgentConnectionInfo"]["message"] = "https://tenant.example/api: cannot connect"
+    own["TenantConfiguration"]["message"] = "agents cannot be configured: https://tenant.example/api: cannot connect"
+    connection, mapping = status.summarize(but(dynakubes=(kube,))).problems
+    assert connection.sentence.startswith("DynaKube shop: OneAgentConnectionInfo: https://tenant.example/api")
+    assert "spec.apiUrl" in connection.remedy
+    assert "NamespaceMapping" in mapping.sentence
 
 
 def test_a_driver_that_leaves_is_no_problem_of_its_node() -> None:
     leaving = snapshots.pod(DRIVER_POD, component="csi-driver", deletionTimestamp="2023-11-14T22:13:00Z")
     cluster = but(daemon_sets=(), pods=(leaving,), reports=(snapshots.report(problems=["no provisioner"]),))
     assert [finding.check for finding in checks.run_checks(cluster).findings] == ["Driver", "NodesWithoutDriver"]
+
+
+def test_a_daemon_set_that_is_being_deleted_is_a_problem() -> None:
+    deleting = copy.deepcopy(but().daemon_sets)
+    deleting[0]["metadata"]["deletionTimestamp"] = "2023-11-14T22:13:00Z"
+    (problem,) = status.summarize(but(daemon_sets=deleting)).problems
+    assert problem.sentence == "the DaemonSet oneagent-csi-driver is being deleted: new pods start without their agent"
 
 
 def test_what_was_not_read_is_not_taken_for_absent() -> None:

@@ -21,6 +21,9 @@ TOKENS_REFUSED: Final = "TokensRefused"
 """Reason of a condition that fails because of the tokens. The operator's module of it needs more than this program."""
 ROLLOUT: Final = "AgentRollout"
 """Condition that a version could not be installed on nodes"""
+UNREACHABLE: Final = "TenantUnreachable"
+"""Reason of a condition that fails because the tenant does not respond."""
+_CONNECTION: Final = "OneAgentConnectionInfo"
 _SUMMARY: Final = "Ready"
 
 
@@ -68,6 +71,8 @@ def _is_consequence(kind: str, kube: Object, cluster: ClusterSnapshot) -> bool:
         kind == ROLLOUT and install_remedies.is_token_refused(str(condition.get("message", "")))
     ):
         return is_token_refused(kube)
+    if kind != _CONNECTION and _is_unreachable(kube):
+        return str(k8s_objects.conditions(kube)[_CONNECTION].get("message", "")) in str(condition.get("message", ""))
     return kind == "Tokens" and bool(list(_missing_tokens(kube, cluster)))
 
 
@@ -76,7 +81,17 @@ def is_token_refused(kube: Object) -> bool:
     return k8s_objects.conditions(kube).get("Tokens", {}).get("status") == "False"
 
 
+def _is_unreachable(kube: Object) -> bool:
+    """Return True if a condition reports the tenant as unreachable, which other conditions repeat."""
+    return k8s_objects.conditions(kube).get(_CONNECTION, {}).get("reason") == UNREACHABLE
+
+
 def _remedy(kind: str, kube: Object, cluster: ClusterSnapshot) -> str:
+    if kind == _CONNECTION and _is_unreachable(kube):
+        return (
+            "check spec.apiUrl, spec.proxy and spec.trustedCAs of the DynaKube, and that firewalls and NetworkPolicies "
+            "let the operator reach the tenant"
+        )
     if kind == "Tokens":
         patch = f'{{"stringData":{{"{TOKEN_KEY}":"TOKEN"}}}}'
         return f"kubectl -n {cluster.namespace} patch secret {_tokens_secret(kube)} --type=merge -p '{patch}'"

@@ -45,6 +45,12 @@ def driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
             "pods start without their agent", "apply the manifests or the chart again; to go without the driver, the "
             "chart has csidriver.enabled=false",
         )  # fmt: skip
+    elif k8s_objects.is_deleting(cluster.daemon_set):
+        yield error(
+            name, f"the DaemonSet {snapshot.DRIVER} is being deleted: new pods start without their agent",
+            "restart the monitored workloads, since its pods stay until the last volume is gone; then apply the "
+            "manifests or the chart again",
+        )  # fmt: skip
 
 
 def without_driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
