@@ -12,6 +12,7 @@ from oneagent.common import agents
 from oneagent.operator.cli.kubectl import Object
 
 COMPONENT: Final = "app.kubernetes.io/component"
+IMAGE_REMEDY: Final = "check the image's name, and that the node may pull it"
 _CRASHING: Final = "CrashLoopBackOff"
 _PULLING: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
 
@@ -126,28 +127,36 @@ def _last_line(log: str) -> str:
 
 
 def explain_unready(pod: Object) -> Iterator[str]:
-    """Yield each container that is not ready, with what is known of it."""
+    """Yield what is known of containers that are not ready; those with the same problem together."""
     problems = {problem.container: problem for problem in container_problems(pod)}
+    found: dict[str, list[str]] = {}
     for container, state in container_statuses(pod).items():
         ended = (state.get("lastState") or {}).get("terminated") or {}
         if problem := problems.get(container):
-            yield f"{container} {problem.reason} {problem.message}".strip()
+            found.setdefault(f"{problem.reason} {problem.message}", []).append(container)
         elif state.get("ready") is False and ended:
             # Without their number, so that nodes with the same problem are one problem.
-            yield f"{container} restarts {_end(ended)}".strip()
+            found.setdefault(f"restarts {_end(ended)}", []).append(container)
+    yield from (f"{', '.join(containers)} {text}".strip() for text, containers in found.items())
 
 
 def next_look(pod: Object) -> str:
-    """Return the command that shows more of a pod that is not ready: the log of a container that crashes."""
+    """Return what to do about a pod that is not ready: the command for the log of a container that crashes, first."""
     namespace, pod_name = pod["metadata"]["namespace"], name(pod)
     if crashed := _crashed(pod):
         return f"kubectl -n {namespace} logs {pod_name} -c {crashed} --previous"
+    if _has_no_image(pod):
+        return IMAGE_REMEDY
     return f"kubectl -n {namespace} describe pod {pod_name}"
 
 
-def has_crashed(pod: Object) -> bool:
-    """Return True if a container of the pod ends again and again."""
-    return bool(_crashed(pod))
+def has_failed(pod: Object) -> bool:
+    """Return True if a container of the pod ends again and again, or has no image."""
+    return bool(_crashed(pod)) or _has_no_image(pod)
+
+
+def _has_no_image(pod: Object) -> bool:
+    return any(problem.is_image_pull for problem in container_problems(pod))
 
 
 def _crashed(pod: Object) -> str:

@@ -213,9 +213,9 @@ def _problems(
 
 
 def _next_look(pod: Object | None, node: str) -> str:
-    """Return where to look on a node: its driver's log if that crashes, or what the node reports."""
+    """Return what to do on a node: about a driver that does not start, or where to see what the node reports."""
     return (
-        k8s_objects.next_look(pod) if pod and k8s_objects.has_crashed(pod) else f"kubectl oneagent doctor --node={node}"
+        k8s_objects.next_look(pod) if pod and k8s_objects.has_failed(pod) else f"kubectl oneagent doctor --node={node}"
     )
 
 

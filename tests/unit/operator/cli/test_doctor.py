@@ -320,6 +320,17 @@ def test_a_container_that_crashes_is_told_with_its_last_words_and_its_log(last: 
         assert one.remedy == log
 
 
+def test_an_image_that_all_containers_lack_is_told_once_with_what_to_check() -> None:
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "oneagent-csi:9"'}
+    statuses = [{"name": name, "ready": False, "state": {"waiting": waiting}} for name in ("registrar", "server")]
+    status_ = {"conditions": [], "containerStatuses": statuses}
+    cluster = but(pods=(snapshots.pod(DRIVER_POD, component="csi-driver", status=status_),), reports=())
+    (problem,) = (one for one in status.summarize(cluster).problems if one.check == "Nodes")
+    assert problem.sentence.count("Back-off pulling") == 1
+    assert "registrar, server ImagePullBackOff" in problem.sentence
+    assert problem.remedy.startswith("check the image's name")
+
+
 def test_a_deployment_that_crashes_is_told_with_the_pods_log() -> None:
     waiting = {"reason": "CrashLoopBackOff", "message": "back-off 40s"}
     crashing = ended("webhook", "waiting", exitCode=2, reason="Error", message="no flag --y")

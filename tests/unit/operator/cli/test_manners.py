@@ -125,6 +125,19 @@ class TestAPod:
     def test_of_a_workload_that_does_not_exist_is_none(self, run: Any, workload: str) -> None:
         assert "There is no" in run("why", workload, code=1)
 
+    def test_of_a_workload_that_has_none_is_diagnosed_by_what_keeps_it_from_having_one(
+        self, run: Any, fake_cluster: FakeCluster
+    ) -> None:
+        spec = {"selector": {"matchLabels": {"app": "other"}}, "replicas": 3}
+        failure = {"type": "ReplicaFailure", "status": "True", "message": 'pods "other-1" is forbidden: exceeded quota'}
+        deployment = snapshots.obj("Deployment", "other", "shop", spec=spec, status={"conditions": [failure]})
+        scaled = snapshots.obj("StatefulSet", "db", "shop", spec=spec | {"replicas": 0})
+        fake_cluster.set_objects(*snapshots.objects(snapshots.healthy()), deployment, scaled)
+        verdict = json.loads(run("why", "deploy/other", "-n", "shop", "-o", "json", code=1))["pods"][0]["verdict"]
+        assert verdict["sentence"].endswith('has no pods: pods "other-1" is forbidden: exceeded quota')
+        assert verdict["remedy"] == "kubectl -n shop describe deployment other"
+        assert "it is scaled to 0" in run("why", "sts/db", "-n", "shop", code=1)
+
     def test_that_may_not_be_read_has_an_exit_code_of_its_own(self, run: Any, fake_cluster: FakeCluster) -> None:
         fake_cluster.forbid("pod")
         run("why", "cart-a", code=3)

@@ -19,7 +19,6 @@ _REPLICAS: Final = {snapshot.OPERATOR: 1, snapshot.WEBHOOK: 2}
 """Those of the chart's default values."""
 _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
 _MOST_NAMED: Final = 3
-_PULL: Final = "check the image's name, and that the node may pull it"
 
 
 def deployments(cluster: ClusterSnapshot) -> Iterator[Finding]:
@@ -49,8 +48,8 @@ def deployments(cluster: ClusterSnapshot) -> Iterator[Finding]:
         why = "; ".join(_pod_problems(pods))
         sentence = f"of {replicas} pods of {deployment_name} {ready} are ready{f': {why}' if why else ''}"
         describe = f"kubectl -n {cluster.namespace} describe pods -l {k8s_objects.COMPONENT}={component}"
-        crashing = next((pod for pod in _staying(pods) if k8s_objects.has_crashed(pod)), None)
-        remedy = k8s_objects.next_look(crashing) if crashing else describe
+        failed = next((pod for pod in _staying(pods) if k8s_objects.has_failed(pod)), None)
+        remedy = k8s_objects.next_look(failed) if failed else describe
         yield warning(name, sentence, remedy) if ready else error(name, f"{sentence}: {effect}", remedy)
 
 
@@ -105,7 +104,7 @@ def images(cluster: ClusterSnapshot) -> Iterator[Finding]:
             if problem.is_image_pull:
                 yield error(
                     name, f"the image of container {problem.container} of pod {k8s_objects.full_name(pod)} can't be "
-                    f"pulled: {problem.message or problem.reason}", _PULL,
+                    f"pulled: {problem.message or problem.reason}", k8s_objects.IMAGE_REMEDY,
                 )  # fmt: skip
     for pod in _staying(cluster.pending):
         for problem in k8s_objects.container_problems(pod):
@@ -113,8 +112,8 @@ def images(cluster: ClusterSnapshot) -> Iterator[Finding]:
                 yield error(
                     name, f"pod {k8s_objects.full_name(pod)} can't start: the image of its init container "
                     f"{problem.container} can't be pulled: {problem.message or problem.reason}",
-                    f"{_PULL}, by a pull secret of the pod's service account or of the node; docs/injection.md has "
-                    "the limits",
+                    f"{k8s_objects.IMAGE_REMEDY}, by a pull secret of the pod's service account or of the node; "
+                    "docs/injection.md has the limits",
                 )  # fmt: skip
 
 

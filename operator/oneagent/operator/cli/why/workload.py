@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from oneagent.common.node_report import Diagnosis
 from oneagent.operator.cli import k8s_objects, kubectl, why
-from oneagent.operator.cli.kubectl import Kubectl, KubectlNotFoundError, Object
+from oneagent.operator.cli.kubectl import Kubectl, Object
 from oneagent.operator.cli.why import Evidence, Reason, collect, diagnose
 
 KINDS: Final[Mapping[str, str]] = {
@@ -51,17 +51,19 @@ def diagnose_target(client: Kubectl, target: tuple[str, str], namespace: str, *,
     namespace = namespace or client.current_namespace()
     if kind == "pod":
         return TargetDiagnosis("", namespace, (_diagnose(client, namespace, name, now),))
-    workload = f"{kind}/{name}"
-    try:
-        names = _pods(client, kind, name, namespace)
-    except KubectlNotFoundError:
-        return _none(workload, namespace, name, now, f"there is no {workload} in the namespace {namespace}")
+    title = f"{kind}/{name}"
+    workload = client.get(kind, name, "-n", namespace)
+    if workload is None:
+        listed = f"kubectl -n {namespace} get {kind}s shows those there are"
+        return _none(title, namespace, name, now, f"there is no {title} in the namespace {namespace}", listed)
+    names = _pods(client, kind, workload, namespace)
     if not names:
-        return _none(workload, namespace, name, now, f"{workload} in the namespace {namespace} has no pods")
+        sentence = f"{title} in the namespace {namespace} has no pods{_why_no_pods(workload)}"
+        return _none(title, namespace, name, now, sentence, f"kubectl -n {namespace} describe {kind} {name}")
     with kubectl.thread_pool() as pool:
         found = list(pool.map(lambda pod: _diagnose(client, namespace, pod, now), names[:_MOST_PODS]))
     found.sort(key=lambda one: _badness(one[1]), reverse=True)
-    return TargetDiagnosis(workload, namespace, tuple(found), max(0, len(names) - _MOST_PODS))
+    return TargetDiagnosis(title, namespace, tuple(found), max(0, len(names) - _MOST_PODS))
 
 
 def to_json(result: TargetDiagnosis) -> dict[str, Any]:
@@ -80,10 +82,17 @@ def _diagnose(client: Kubectl, namespace: str, pod: str, now: float) -> tuple[Ev
     return evidence, diagnose.diagnose(evidence)
 
 
-def _none(workload: str, namespace: str, name: str, now: float, sentence: str) -> TargetDiagnosis:
+def _none(workload: str, namespace: str, name: str, now: float, sentence: str, remedy: str) -> TargetDiagnosis:
     evidence = Evidence(namespace, name, now, exists=False)
-    remedy = f"kubectl -n {namespace} get {workload.partition('/')[0]}s shows those there are"
     return TargetDiagnosis(workload, namespace, ((evidence, Diagnosis(Reason.NO_POD, sentence, remedy)),))
+
+
+def _why_no_pods(workload: Object) -> str:
+    """Return the reason as the end of a sentence: scaled to 0, or refused by the API server, as by a quota."""
+    if workload["spec"].get("replicas") == 0:
+        return ": it is scaled to 0"
+    failure = k8s_objects.conditions(workload).get("ReplicaFailure", {})
+    return f": {failure.get('message', '')}" if failure.get("status") == "True" else ""
 
 
 def _badness(diagnosis: Diagnosis) -> int:
@@ -92,11 +101,8 @@ def _badness(diagnosis: Diagnosis) -> int:
     return 1 if diagnosis.reason in why.UNKNOWN else 2
 
 
-def _pods(client: Kubectl, kind: str, name: str, namespace: str) -> list[str]:
+def _pods(client: Kubectl, kind: str, workload: Object, namespace: str) -> list[str]:
     """Return the names of a workload's pods that are not being deleted, the newest first."""
-    workload = client.get(kind, name, "-n", namespace)
-    if workload is None:
-        raise KubectlNotFoundError(f"{kind}/{name}")
     if kind == "cronjob":
         jobs = [job for job in client.list_objects("jobs", "-n", namespace) if _is_owned(job, workload)]
         workloads = sorted(jobs, key=_created, reverse=True)
