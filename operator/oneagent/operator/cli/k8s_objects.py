@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import agents
+from oneagent.common import agents, identifiers
 from oneagent.operator.cli.kubectl import Object
 
 COMPONENT: Final = "app.kubernetes.io/component"
@@ -165,6 +165,13 @@ def _crashed(pod: Object) -> str:
 
 def is_ready(pod: Object) -> bool:
     return has_condition(pod, "Ready") and not is_deleting(pod)
+
+
+def has_driver_volume(pod: Object) -> bool:
+    return any(
+        (volume.get("csi") or {}).get("driver") == identifiers.DRIVER_NAME
+        for volume in pod["spec"].get("volumes") or ()
+    )
 
 
 def node(pod: Object) -> str:

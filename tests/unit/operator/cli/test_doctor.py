@@ -11,6 +11,7 @@ import pytest
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator.cli import status
 from oneagent.operator.cli.doctor import Mark, Severity, checks, dynakubes
+from oneagent.operator.cli.kubectl import Object
 from oneagent.operator.cli.node_reports import NodeReport
 from oneagent.operator.cli.snapshot import ClusterSnapshot
 from oneagent.operator.cli.tls_check import ServedCertificate
@@ -382,6 +383,29 @@ def test_a_driver_that_leaves_is_no_problem_of_its_node() -> None:
     leaving = snapshots.pod(DRIVER_POD, component="csi-driver", deletionTimestamp="2023-11-14T22:13:00Z")
     cluster = but(daemon_sets=(), pods=(leaving,), reports=(snapshots.report(problems=["no provisioner"]),))
     assert [finding.check for finding in checks.run_checks(cluster).findings] == ["Driver", "NodesWithoutDriver"]
+
+
+def selecting(**labels: str) -> tuple[Object, ...]:
+    """The DaemonSet with a nodeSelector."""
+    daemon_sets = copy.deepcopy(but().daemon_sets)
+    daemon_sets[0]["spec"]["template"]["spec"]["nodeSelector"] = labels
+    return daemon_sets
+
+
+def test_a_daemon_set_that_selects_no_node_is_a_problem() -> None:
+    (problem,) = status.summarize(but(daemon_sets=selecting(pool="agents"), pods=())).problems
+    assert problem.sentence.endswith("no node has the labels of its nodeSelector, pool=agents")
+
+
+def test_a_pod_that_waits_on_a_node_without_a_driver_is_an_error() -> None:
+    volume = {"name": "oneagent-bin", "csi": {"driver": "csi.oneagent.dynatrace.com"}}
+    waiting = snapshots.pod("cart", "shop", spec={"volumes": [volume]})
+    cluster = but(daemon_sets=selecting(pool="agents"), pods=(), pending=(waiting,))
+    (finding,) = (one for one in checks.run_checks(cluster).findings if one.check == "NodesWithoutDriver")
+    assert (finding.severity, "can't start there: shop/cart" in finding.sentence) == ("error", True)
+    other = dataclasses.replace(cluster, pending=(snapshots.pod("free", "shop"),))
+    (finding,) = (one for one in checks.run_checks(other).findings if one.check == "NodesWithoutDriver")
+    assert finding.severity == "note"
 
 
 def test_a_daemon_set_that_is_being_deleted_is_a_problem() -> None:

@@ -162,7 +162,7 @@ def replaced(evidence: Evidence, **changed: Any) -> Evidence:
         (
             replaced(MONITORED_POD, driver="", on_node=None),
             "NoDriver",
-            "its node worker-1 has no pod of the driver",
+            "runs, but can't be removed when it ends: its node worker-1 has no pod of the driver",
             "doctor",
         ),
         (

@@ -51,6 +51,20 @@ def driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
             "restart the monitored workloads, since its pods stay until the last volume is gone; then apply the "
             "manifests or the chart again",
         )  # fmt: skip
+    elif cluster.nodes and not any(_selects(cluster.daemon_set, node) for node in cluster.nodes):
+        selector = ", ".join(f"{key}={value}" for key, value in _node_selector(cluster.daemon_set).items())
+        yield error(
+            name, f"the DaemonSet {snapshot.DRIVER} runs on no node: no node has the labels of its nodeSelector, "
+            f"{selector}", "set csidriver.nodeSelector to labels that nodes have; kubectl get nodes --show-labels",
+        )  # fmt: skip
+
+
+def _node_selector(daemon_set: Object) -> Mapping[str, str]:
+    return daemon_set["spec"]["template"]["spec"].get("nodeSelector") or {}
+
+
+def _selects(daemon_set: Object, node: Object) -> bool:
+    return _node_selector(daemon_set).items() <= k8s_objects.labels(node).items()
 
 
 def without_driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
@@ -63,14 +77,13 @@ def without_driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
                 "apply the manifests or the chart again",
             )  # fmt: skip
         return
-    selector = daemon_set["spec"]["template"]["spec"].get("nodeSelector") or {}
     running = cluster.drivers
     for node in cluster.nodes:
         node_name = k8s_objects.name(node)
         if k8s_objects.labels(node).get("kubernetes.io/os", "linux") != "linux":
             continue
-        if not selector.items() <= k8s_objects.labels(node).items():
-            yield note(name, f"node {node_name} has no driver: the DaemonSet's nodeSelector leaves it out")
+        if not _selects(daemon_set, node):
+            yield _left_out(name, node_name, cluster)
         elif not k8s_objects.has_condition(node, "Ready"):
             yield warning(name, f"node {node_name} is not ready", f"kubectl describe node {node_name}")
         elif node_name not in running:
@@ -81,6 +94,22 @@ def without_driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
             )  # fmt: skip
         elif not k8s_objects.is_ready(running[node_name]):
             yield _unready(name, node_name, running[node_name])
+
+
+def _left_out(name: str, node: str, cluster: ClusterSnapshot) -> Finding:
+    waiting = [
+        k8s_objects.full_name(pod)
+        for pod in cluster.pending
+        if k8s_objects.node(pod) == node and k8s_objects.has_driver_volume(pod) and not k8s_objects.is_deleting(pod)
+    ]
+    sentence = f"node {node} has no driver: the DaemonSet's nodeSelector leaves it out"
+    if not waiting:
+        return note(name, sentence)
+    more = f" and {len(waiting) - _MAX_NAMED} more" if len(waiting) > _MAX_NAMED else ""
+    return error(
+        name, f"{sentence}, so these pods can't start there: {', '.join(waiting[:_MAX_NAMED])}{more}",
+        "let csidriver.nodeSelector select the node, or keep monitored pods off it",
+    )  # fmt: skip
 
 
 def registration(cluster: ClusterSnapshot) -> Iterator[Finding]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, TypeVar
 
-from oneagent.common import identifiers
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.injection import contract, pod_annotations
 from oneagent.operator.cli import k8s_objects, node_reports, snapshot
@@ -53,7 +52,7 @@ class _Collector:
                 self._namespace, self._name, self._now, exists=False,
                 owner=self._owner(), unread=tuple(self._unread),
             )  # fmt: skip
-        by_driver = _has_driver_volume(pod)
+        by_driver = k8s_objects.has_driver_volume(pod)
         # Also without a volume: its processes may have the agent by other means.
         driver, problem = self._driver(k8s_objects.node(pod)) if k8s_objects.node(pod) else (None, "")
         on_node: NodeDiagnosis | None = None
@@ -190,11 +189,4 @@ def read_decision(pod: Object) -> Decision:
         pod_annotations.switch(annotations, pod_annotations.AGENT_INJECTED),
         annotations.get(pod_annotations.REASON, ""),
         tuple(f'{key}: "{value}"' for key, value in sorted(requests.items())),
-    )
-
-
-def _has_driver_volume(pod: Object) -> bool:
-    return any(
-        (volume.get("csi") or {}).get("driver") == identifiers.DRIVER_NAME
-        for volume in pod["spec"].get("volumes") or ()
     )

@@ -178,10 +178,11 @@ def _by_driver(evidence: Evidence) -> Diagnosis:
     if early := _without_node(evidence):
         return early
     if not evidence.driver and not evidence.node_problem:
+        effect = "can't start" if evidence.phase == "Pending" else "runs, but can't be removed when it ends"
         return Diagnosis(
             Reason.NO_DRIVER,
-            f"{pod} was injected, but its node {evidence.node} has no pod of the driver",
-            "run kubectl oneagent doctor for nodes without a driver",
+            f"{pod} was injected, and {effect}: its node {evidence.node} has no pod of the driver",
+            "kubectl oneagent doctor shows why; let the driver run on the node again",
         )
     if evidence.on_node is None:
         check = f"check pod {evidence.driver} and its container server; " if evidence.driver else ""

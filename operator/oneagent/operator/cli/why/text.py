@@ -30,7 +30,7 @@ def render_result(result: TargetDiagnosis, screen: Screen) -> Iterator[str]:
 def render(evidence: Evidence, diagnosis: Diagnosis, screen: Screen) -> Iterator[str]:
     """Yield the diagnosis and its remedy as sentences, then the evidence."""
     style = "green" if diagnosis.reason in why.AS_INTENDED else "yellow" if diagnosis.reason in why.UNKNOWN else "red"
-    for line in screen.wrap(f"{diagnosis.sentence[0].upper()}{diagnosis.sentence[1:]}."):
+    for line in screen.wrap(f"{diagnosis.sentence[0].upper()}{diagnosis.sentence[1:].rstrip('.')}."):
         yield screen.paint(line, style)
     if diagnosis.remedy:
         yield from screen.remedy(diagnosis.remedy, "What to do: ", " " * _LABEL, end=".")
