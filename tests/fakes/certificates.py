@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
+import functools
 from base64 import b64decode
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -172,6 +173,9 @@ def serving(replicas: list[Replica]) -> Callable[[bytes], Coroutine[Any, Any, bo
     return probe
 
 
+@functools.lru_cache(
+    maxsize=100
+)  # Several configurations have the same bundle at one time, several replicas one certificate.
 def verifies(certificate: certificates_x509.Certificate, bundle: bytes, host: str, now: float) -> bool:
     """Whether a strict client takes the certificate."""
     roots = certificates_x509.read_bundle(bundle)

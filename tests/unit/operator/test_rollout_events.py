@@ -55,29 +55,29 @@ def test_what_is_there_when_the_operator_starts_is_no_news() -> None:
     assert World(3).written == []
 
 
-def test_a_rollout_to_thousands_of_nodes_writes_two_events() -> None:
-    world = World(5000)
-    for step in range(0, 5000, 500):
-        world.report(range(step, step + 500), NEW)
+def test_a_rollout_to_hundreds_of_nodes_writes_two_events() -> None:
+    world = World(500)
+    for step in range(0, 500, 50):
+        world.report(range(step, step + 50), NEW)
         world.live(10)
     assert world.live(HOUR) == []
     assert [message for _, _, message in world.written] == [
-        f"Agent version {NEW} is on 500 of 5000 nodes",
-        f"Agent version {NEW} is on 5000 of 5000 nodes",
+        f"Agent version {NEW} is on 50 of 500 nodes",
+        f"Agent version {NEW} is on 500 of 500 nodes",
     ]
     assert {(kind, reason) for kind, reason, _ in world.written} == {("Normal", "InstallAgentVersion")}
 
 
 def test_a_version_that_fails_on_all_nodes_writes_a_few_events_an_hour_with_their_number() -> None:
-    world = World(1000)
-    for step in range(0, 1000, 100):
-        world.report(range(step, step + 100), NEW, "failed", "404 Not Found")
+    world = World(300)
+    for step in range(0, 300, 30):
+        world.report(range(step, step + 30), NEW, "failed", "404 Not Found")
         world.live(10)
     world.live(HOUR)
     kinds = {(kind, reason) for kind, reason, _ in world.written}
     assert kinds == {("Warning", "FailedInstallAgentVersion")}
     assert world.written[1][2] == (
-        f"Agent version {NEW} was not installed on 1000 of 1000 nodes, as on node-0: 404 Not Found"
+        f"Agent version {NEW} was not installed on 300 of 300 nodes, as on node-0: 404 Not Found"
     )
     assert len(world.written) == 3
 
@@ -138,13 +138,13 @@ def test_the_dynakube_is_woken_when_its_failed_nodes_change_and_not_by_progress(
 
 
 def test_a_failure_that_reaches_node_after_node_wakes_the_dynakube_at_its_start_and_its_end() -> None:
-    world = World(1000)
-    for step in range(0, 1000, 50):
-        world.report(range(step, step + 50), NEW, "failed", "404 Not Found")
+    world = World(200)
+    for step in range(0, 200, 10):
+        world.report(range(step, step + 10), NEW, "failed", "404 Not Found")
         world.live(10)
     assert world.woken == ["demo", "demo"], "each status goes to the watch of every node"
-    for step in range(0, 1000, 10):
-        world.report(range(step, step + 10), NEW)
+    for step in range(0, 200, 2):
+        world.report(range(step, step + 2), NEW)
         world.live(30)
     assert len(world.woken) <= 2 + 3000 / 300 + 1
     world.live(HOUR)

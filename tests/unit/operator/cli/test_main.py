@@ -318,7 +318,7 @@ def test_an_archive_that_can_not_be_written_leaves_nothing_behind(
     )
     assert main.main() == 2
     assert "can't be written: No such file or directory" in capsys.readouterr().err
-    assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"calls.jsonl"}
+    assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"calls"}
 
 
 def test_json_keeps_the_fields_of_a_newer_driver(run: Any, fake_cluster: FakeCluster, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import runpy
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from oneagent.common import distribution
 from tests.fakes.kubectl import FakeCluster
@@ -49,10 +49,10 @@ def test_needs_python_alone(plugin: Path, tmp_path: Path) -> None:
     secrets = (snapshots.obj("Secret", name, snapshots.NAMESPACE, data={}) for name in snapshots.SECRET)
     fake_cluster.set_objects(*snapshots.objects(snapshots.healthy()), *secrets)
     kubectl = f"--kubectl={fake_cluster.program}"
-    done = run(plugin, tmp_path, "status", kubectl, "-o", "json")
+    done = run(plugin, tmp_path, "status", kubectl, "-o", "yaml")
     assert done.stderr == ""
-    assert json.loads(done.stdout)["summary"]["nodes_ready"] == 1
-    for command in (["status", "-o", "yaml"], ["doctor"], ["version"], ["support-archive", f"--file={tmp_path}/x"]):
+    assert yaml.safe_load(done.stdout)["summary"]["nodes_ready"] == 1
+    for command in (["doctor"], ["support-archive", f"--file={tmp_path}/x"]):
         done = run(plugin, tmp_path, *command, kubectl)
         assert (done.returncode in (0, 1), done.stderr) == (True, ""), command
     assert run(plugin, tmp_path, "why", "cart", "-n", "shop", kubectl).returncode == 1

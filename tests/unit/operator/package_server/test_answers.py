@@ -20,8 +20,6 @@ from tests.fakes.provisioner import eventually
 from tests.unit.operator.package_server.conftest import http
 from tests.unit.operator.package_server.test_limits import LARGE, URL, connect, idling
 
-REQUEST = f"GET {URL} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {fakes.token()}\r\n\r\n".encode()
-
 
 @pytest.fixture
 def tenant(tmp_path: Path) -> Iterator[double.Tenant]:
@@ -64,7 +62,8 @@ def test_a_client_that_goes_away_while_it_waits_is_no_error_and_ends_no_download
     with fakes.RunningPackageServer(tmp_path / "endpoint") as serving, http(serving) as client:
         serving.set_desired(fakes.desired_version(VERSION, tenant.api_url))
         with connect(serving) as connection:
-            connection.sendall(REQUEST)
+            request = f"GET {URL} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {fakes.token()}\r\n\r\n"
+            connection.sendall(request.encode())
             eventually(lambda: tenant.count("package"))
             assert serving.endpoint._handler.active == 1
         eventually(lambda: serving.endpoint._handler.active == 0)

@@ -50,7 +50,9 @@ POD: Final[Manifest] = {
 }
 ORDINARY: Final[list[Manifest]] = yaml.load((Path(__file__).parent / "ordinary.yaml").read_text(), yaml.CSafeLoader)
 """The whole patch of an ordinary pod. Cases tell what is different from it."""
-WITHOUT_CSI: Final[list[Manifest]] = yaml.safe_load((Path(__file__).parent / "ordinary-without-csi.yaml").read_text())
+WITHOUT_CSI: Final[list[Manifest]] = yaml.load(
+    (Path(__file__).parent / "ordinary-without-csi.yaml").read_text(), yaml.CSafeLoader
+)
 
 
 def facts(changes: Manifest) -> PodContext:

@@ -20,7 +20,7 @@ PAIRS = list(itertools.permutations(versions.VERSIONS, 2))
 
 @pytest.mark.parametrize(("version", "other"), PAIRS)
 @hypothesis.given(data=st.data())
-@hypothesis.settings(SWIFTLY, max_examples=15)
+@hypothesis.settings(SWIFTLY, max_examples=8)
 def test_there_and_back_nothing_is_lost(version: str, other: str, data: st.DataObject) -> None:
     written = data.draw(described(version))
     before = copy.deepcopy(written)
@@ -32,7 +32,7 @@ def test_there_and_back_nothing_is_lost(version: str, other: str, data: st.DataO
 
 @pytest.mark.parametrize("version", versions.VERSIONS)
 @hypothesis.given(data=st.data())
-@hypothesis.settings(SWIFTLY, max_examples=100)
+@hypothesis.settings(SWIFTLY, max_examples=50)
 def test_whatever_somebody_writes_comes_back_or_is_refused_in_words(version: str, data: st.DataObject) -> None:
     written = data.draw(wild(version))
     other = data.draw(st.sampled_from(versions.VERSIONS))

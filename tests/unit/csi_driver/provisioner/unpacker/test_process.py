@@ -335,13 +335,17 @@ class TestATreeThatAChildLeaves:
             place.run(program)
         assert not (place.root / "x").exists()
 
-    def test_with_too_many_entries_is_refused(self, tmp_path: Path) -> None:
+    def test_with_too_many_entries_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert finished_tree.MAX_ENTRIES == 100_000
+        monkeypatch.setattr(finished_tree, "MAX_ENTRIES", 1000)
         for directory in ("a", "b"):
             (tmp_path / directory).mkdir()
-            (tmp_path / directory / "file").touch()
-            for number in range(finished_tree.MAX_ENTRIES // 2):
-                os.link(tmp_path / directory / "file", tmp_path / directory / str(number))
-        with pytest.raises(unpack.UnpackProcessError, match="100,000 entries"):
+            for number in range(499):
+                (tmp_path / directory / str(number)).touch()
+        finished_tree.check(tmp_path, tmp_path)
+        for number in range(3):
+            (tmp_path / directory / f"more{number}").touch()
+        with pytest.raises(unpack.UnpackProcessError, match="more than 1,000 entries"):
             finished_tree.check(tmp_path, tmp_path)
 
     def test_writes_through_no_directory_that_was_replaced_by_a_link(self, place: Place) -> None:
