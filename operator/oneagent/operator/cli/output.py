@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from oneagent.common import agents, printable, terminal
@@ -17,6 +16,9 @@ from oneagent.operator.cli.status import ClusterStatus, DynaKubeRow, NodeRow
 
 _MOST_PROBLEMS: Final = 15
 _MOST_VERSIONS: Final = 3
+_BAR: Final = 20
+_COUNT: Final = 22
+"""Columns of a progress bar: of the bar, and of the count, the time and what separates them."""
 _MARKS: Final = {
     Mark.PASSED: ("✓", "green"),
     Mark.WARNING: ("!", "yellow"),
@@ -105,12 +107,18 @@ def doctor_lines(report: DoctorReport, screen: Screen) -> Iterator[str]:
 def progress(title: str, *, is_shown: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
     """Show a bar on stderr, if that is a terminal; yields functions that report a step, and add further steps."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(_BAR), MofNCompleteColumn(), TimeElapsedColumn()),
+        TextColumn("{task.fields[step]}", markup=False),
+    )
+    room = max(0, console.width - len(title) - _BAR - _COUNT)
     with Progress(*columns, console=console, transient=True, disable=not (is_shown and console.is_interactive)) as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(title, total=None, step="")
 
         def report_progress(step: str) -> None:
-            bar.update(task, advance=1, description=f"{title}: {escape(printable.mask(step))}")
+            # The last column, cut to what is left: a long name neither moves the bar nor hides the count.
+            text = printable.mask(step)
+            bar.update(task, advance=1, step=text if len(text) <= room else f"{text[: room - 1]}…" if room > 1 else "")
 
         def add_steps(steps: int) -> None:
             bar.update(task, total=(bar.tasks[0].total or bar.tasks[0].completed) + steps)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from oneagent.operator.cli import completion, locate, main
+from oneagent.operator.cli import completion, locate, main, output
 from oneagent.operator.cli.kubectl import Kubectl
 from tests.fakes.kubectl import FakeCluster
 from tests.unit.operator.cli import snapshots
@@ -235,3 +235,20 @@ def test_watch_shows_the_status_again_and_again_until_it_is_interrupted(fake_clu
         _, errors = process.communicate(timeout=30)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\n", time) for time in times)
     assert (process.returncode, errors) == (130, "")
+
+
+class TestProgress:
+    @pytest.mark.parametrize("columns", [60, 80])
+    def test_has_a_bar_and_a_count_beside_a_step_of_any_length(
+        self, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name, value in {"FORCE_COLOR": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(columns)}.items():
+            monkeypatch.setenv(name, value)
+        with output.progress("collecting") as (report_progress, add_steps):
+            add_steps(40)
+            for _ in range(18):
+                report_progress("a-namespace-with-a-long-name/checkout-service-7d4b9c6f5d-abcde, all of its containers")
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+        last = [line for line in re.split(r"[\r\n]+", shown) if line.strip()][-1]
+        assert re.fullmatch(r"collecting [━╸╺ ]{20} 18/40 0:00:0\d a-n\S*… *", last), last
+        assert len(last) <= columns
