@@ -22,7 +22,7 @@ import msgspec
 from rich import progress
 from rich.console import Console
 
-from oneagent.common import agents, identifiers, report_output, unpack
+from oneagent.common import agents, identifiers, report_output, terminal, unpack
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import image as oci_image
@@ -151,7 +151,8 @@ def run(
         place = "is in the store" if is_stored else "waits for the provisioner, which puts it into the store"
         if not is_stored and origin.dynakube:
             place += f" once the {agents.kind_of_object(origin.dynakube)} is known on this node"
-        sys.stdout.write(f"{origin.title}, {preloaded.bytes >> 20} MiB, {place}\n")
+        text = f"{origin.title}, {preloaded.bytes >> 20} MiB, {place}"
+        sys.stdout.writelines(f"{line}\n" for line in terminal.of_stream().wrap(text))
     return 0
 
 
