@@ -10,7 +10,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from oneagent.common import agents, install_remedies, node_lease
+from oneagent.common import agents, node_lease, remedies
 from oneagent.common.node_lease import DynaKubeReport
 from oneagent.operator.cli import k8s_objects
 from oneagent.operator.cli.doctor import Finding, dynakubes, error
@@ -45,7 +45,7 @@ class FailedVersions:
                 _, remedy = dynakubes.explain_failure(kube.message, self._dynakube(kube.name), self.cluster)
                 self._nodes.setdefault((kube.name, remedy), []).append((node, kube))
                 return True
-            if kube.message and install_remedies.split(kube.message)[0] in problem:
+            if kube.message and remedies.split(kube.message)[0] in problem:
                 return True  # From the full report.
         return False
 
@@ -53,7 +53,7 @@ class FailedVersions:
         """Yield the findings without those of conditions that report the same failures."""
         causes: dict[str, set[str]] = collections.defaultdict(set)
         for (name, _), nodes in self._nodes.items():
-            causes[name].update(install_remedies.split(kube.message)[0] for _, kube in nodes)
+            causes[name].update(remedies.split(kube.message)[0] for _, kube in nodes)
         for finding in found:
             for name, own in causes.items():
                 start = f"{agents.describe_object(name)}: "
@@ -69,9 +69,9 @@ class FailedVersions:
         """Yield a problem for each remedy, those of most nodes first."""
         for (name, remedy), nodes in sorted(self._nodes.items(), key=lambda item: -len(item[1])):
             ((kube, _),) = collections.Counter(kube for _, kube in nodes).most_common(1)
-            if self._is_about_token(name) and install_remedies.is_token_refused(kube.message):
+            if self._is_about_token(name) and remedies.is_about_token(kube.message):
                 continue  # The condition of the token is a finding of its own.
-            sentence = describe(replace(kube, message=install_remedies.split(kube.message)[0]))
+            sentence = describe(replace(kube, message=remedies.split(kube.message)[0]))
             yield error("Nodes", f"{name_nodes([node for node, _ in nodes])}: {sentence}", remedy)
 
     def _is_about_token(self, name: str) -> bool:

@@ -15,7 +15,7 @@ from oneagent.operator.cli.kubectl import Object
 from oneagent.operator.cli.node_reports import NodeReport
 from oneagent.operator.cli.snapshot import ClusterSnapshot
 from oneagent.operator.cli.tls_check import ServedCertificate
-from oneagent.operator.reconcilers import tenant_connection
+from oneagent.operator.reconcilers import tenant_connection, versions
 from tests.unit.operator.cli import snapshots
 from tests.unit.operator.cli.snapshots import DRIVER_POD, NODE, NOW, but
 
@@ -375,7 +375,7 @@ def test_an_unreachable_tenant_is_one_problem_with_what_to_check() -> None:
     own["TenantConfiguration"]["message"] = "agents cannot be configured: https://tenant.example/api: cannot connect"
     connection, mapping = status.summarize(but(dynakubes=(kube,))).problems
     assert connection.sentence.startswith("DynaKube shop: OneAgentConnectionInfo: https://tenant.example/api")
-    assert "spec.apiUrl" in connection.remedy
+    assert connection.remedy.startswith("allow connections from the cluster to that server")
     assert "NamespaceMapping" in mapping.sentence
 
 
@@ -489,3 +489,23 @@ def test_a_version_that_is_not_installed_is_one_finding(rollout: str, check: str
     assert found.check == check
     if check == "DynaKubes":
         assert found.remedy.startswith("correct the name of the image")
+
+
+def test_a_tenant_that_does_not_answer_is_one_finding_with_what_to_open() -> None:
+    problem = "https://tenant.example.com/api/v1/deployment/installer: cannot connect (Connection refused)"
+    texts = {
+        "Tokens": ("Unknown", tenant_connection.NOT_POLLED, f"the poll of the tenant failed: {problem}"),
+        "OneAgentConnectionInfo": (
+            "False",
+            tenant_connection.UNREACHABLE,
+            f"{problem}; the last known endpoints stay in use",
+        ),
+        "CodeModulesVersion": ("Unknown", versions.NOT_KNOWN, f"the tenant's latest version is not known: {problem}"),
+    }
+    kube = snapshots.dynakube(OneAgentConnectionInfo="False", CodeModulesVersion="Unknown")
+    for condition in kube["status"]["conditions"]:
+        if condition["type"] in texts:
+            condition["status"], condition["reason"], condition["message"] = texts[condition["type"]]
+    (found,) = checks.run_checks(but(dynakubes=(kube,))).findings
+    assert found.sentence.startswith(f"DynaKube shop: OneAgentConnectionInfo: {problem}")
+    assert found.remedy.startswith("allow connections from the cluster to that server")

@@ -248,8 +248,10 @@ class TestAVersionThatIsNotInstalled:
         assert remedy.startswith("kubectl -n dynatrace patch secret shop --type=merge")
 
     def test_is_a_consequence_of_a_token_that_the_operator_finds_refused(self) -> None:
-        ((sentence, _),) = failing(REFUSED, Tokens="False")
-        assert sentence == "DynaKube shop: Tokens: Tokens is False"
+        missing = "the Secret shop with the tokens does not exist: create it with the key apiToken"
+        for message in (REFUSED, missing):
+            ((sentence, _),) = failing(message, Tokens="False")
+            assert sentence == "DynaKube shop: Tokens: Tokens is False"
 
     def test_is_reported_by_the_operators_condition_alone_where_no_node_is_asked(self) -> None:
         ((sentence, remedy),) = failing(condition=f"Agent version 1.290 was not installed on 1 of 4 nodes: {MISSING}")

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from oneagent.common import agents, install_remedies
+from oneagent.common import agents, remedies
 from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import DynaKubeStatus, Failure, NodeStatus, VersionStatus, VolumeStatus
 from oneagent.csi_driver.cli.status import MISSING
@@ -72,7 +72,7 @@ def _has_failed(version: VersionStatus) -> bool:
 def _of_version(version: VersionStatus, waiting: Sequence[Failure]) -> Iterator[str]:
     name = agent_version(version.version)
     if _has_failed(version):
-        cause, remedy = install_remedies.split(version.message)
+        cause, remedy = remedies.split(version.message)
         retry = "the provisioner retries" if version.state == VersionState.FAILED else f"retry: {version.state}"
         parts = [f"version {name} can't be installed: {cause}", _count_waiting(waiting), remedy, retry]
         yield "; ".join(filter(None, parts))

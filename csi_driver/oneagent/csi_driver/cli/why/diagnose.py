@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from oneagent.common import agents, install_remedies
+from oneagent.common import agents, remedies
 from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import Diagnosis, PodEvidence, PodProcess, Volume
 from oneagent.csi_driver.cli.why import Reason
@@ -76,7 +76,7 @@ def _without_view(evidence: PodEvidence, volume: Volume) -> Diagnosis:
     if volume.state == VolumeState.WRITTEN:
         return Diagnosis(Reason.FILES_ONLY, f"{pod} has its metadata files, and no agent was requested for it")
     if volume.state == VolumeState.EMPTY:
-        cause, remedy = install_remedies.split(volume.reason)
+        cause, remedy = remedies.split(volume.reason)
         return Diagnosis(
             Reason.NO_AGENT_MOUNTED,
             f"{pod} runs without its agent, with an empty view: {cause}",
@@ -100,14 +100,14 @@ def _without_view(evidence: PodEvidence, volume: Volume) -> Diagnosis:
 
 
 def _waiting(evidence: PodEvidence, volume: Volume) -> Diagnosis:
-    cause, remedy = install_remedies.split(volume.reason or volume.condition or "its view is being mounted")
+    cause, remedy = remedies.split(volume.reason or volume.condition or "its view is being mounted")
     attempt = f"attempt {volume.attempts} failed: " if volume.attempts else ""
     if evidence.server_running is False:
         remedy = "the server is not running on this node: see the log of its container"
     elif remedy:
         remedy = f"{remedy}; the pod then starts by itself"
     else:
-        remedy = f"wait while the version is being installed; if it can't be, {install_remedies.GENERAL}"
+        remedy = f"wait while the version is being installed; if it can't be, {remedies.GENERAL}"
     return Diagnosis(Reason.WAITING, f"{_pod(evidence)} can't start yet: {attempt}{cause}", remedy)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from oneagent.common import agents, install_remedies
+from oneagent.common import agents, remedies
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.kubernetes.fields import FieldError
 from oneagent.operator.cli import k8s_objects
@@ -24,6 +24,8 @@ ROLLOUT: Final = "AgentRollout"
 UNREACHABLE: Final = "TenantUnreachable"
 """Reason of a condition that fails because the tenant does not respond."""
 _CONNECTION: Final = "OneAgentConnectionInfo"
+_NOT_KNOWN: Final = frozenset({"TenantNotContacted", "VersionNotKnown"})
+"""Reasons of conditions that wait for the tenant's answers"""
 _SUMMARY: Final = "Ready"
 
 
@@ -45,11 +47,11 @@ def conditions(cluster: ClusterSnapshot) -> Iterator[Finding]:
             since = k8s_objects.age_seconds(condition.get("lastTransitionTime"), cluster.taken_at)
             message = str(condition.get("message", ""))
             sentence = f"{dynakube}: {kind}: {message}"
-            if kind == ROLLOUT and condition.get("status") == "False":
-                cause, remedy = explain_failure(message, kube, cluster)
+            if condition.get("status") == "False":
+                cause, remedy = message, _remedy(kind, kube, cluster)
+                if kind == ROLLOUT or (kind == _CONNECTION and remedies.split(message)[1]):
+                    cause, remedy = explain_failure(message, kube, cluster)
                 yield error(name, f"{dynakube}: {kind}: {cause}", remedy)
-            elif condition.get("status") == "False":
-                yield error(name, sentence, _remedy(kind, kube, cluster))
             elif condition.get("status") != "True" and since > GRACE_SECONDS:
                 yield warning(name, f"{sentence} (for {since / 60:.0f} min)", "the operator's log has the reason")
             elif condition.get("status") != "True":
@@ -58,21 +60,28 @@ def conditions(cluster: ClusterSnapshot) -> Iterator[Finding]:
 
 def explain_failure(message: str, kube: Object | None, cluster: ClusterSnapshot) -> tuple[str, str]:
     """Return the cause of a failed install, and the remedy: a command where there is one."""
-    cause, remedy = install_remedies.split(message)
-    if kube is not None and install_remedies.is_token_refused(message):
+    cause, remedy = remedies.split(message)
+    if kube is not None and remedies.is_token_refused(message):
         remedy = _remedy("Tokens", kube, cluster)
-    return cause, remedy or install_remedies.GENERAL
+    return cause, remedy or remedies.GENERAL
 
 
 def _is_consequence(kind: str, kube: Object, cluster: ClusterSnapshot) -> bool:
-    """Return True for a condition whose cause is a finding of its own: rejected tokens, or a Secret without them."""
-    condition = k8s_objects.conditions(kube)[kind]
+    """Return True for a condition whose cause is a finding of its own.
+
+    That is a tenant that does not answer, a rejected token, or a Secret without tokens.
+    """
+    kube_conditions = k8s_objects.conditions(kube)
+    condition = kube_conditions[kind]
+    if condition.get("status") == "Unknown" and condition.get("reason") in _NOT_KNOWN:
+        return kube_conditions.get(_CONNECTION, {}).get("status") == "False"
     if condition.get("reason") == TOKENS_REFUSED or (
-        kind == ROLLOUT and install_remedies.is_token_refused(str(condition.get("message", "")))
+        kind == ROLLOUT and remedies.is_about_token(str(condition.get("message", "")))
     ):
         return is_token_refused(kube)
-    if kind != _CONNECTION and _is_unreachable(kube):
-        return str(k8s_objects.conditions(kube)[_CONNECTION].get("message", "")) in str(condition.get("message", ""))
+    connection = kube_conditions.get(_CONNECTION, {})
+    if kind != _CONNECTION and connection.get("reason") == UNREACHABLE:
+        return str(connection.get("message", "")).partition(";")[0] in str(condition.get("message", ""))
     return kind == "Tokens" and bool(list(_missing_tokens(kube, cluster)))
 
 
@@ -81,17 +90,7 @@ def is_token_refused(kube: Object) -> bool:
     return k8s_objects.conditions(kube).get("Tokens", {}).get("status") == "False"
 
 
-def _is_unreachable(kube: Object) -> bool:
-    """Return True if a condition reports the tenant as unreachable, which other conditions repeat."""
-    return k8s_objects.conditions(kube).get(_CONNECTION, {}).get("reason") == UNREACHABLE
-
-
 def _remedy(kind: str, kube: Object, cluster: ClusterSnapshot) -> str:
-    if kind == _CONNECTION and _is_unreachable(kube):
-        return (
-            "check spec.apiUrl, spec.proxy and spec.trustedCAs of the DynaKube, and that firewalls and NetworkPolicies "
-            "let the operator reach the tenant"
-        )
     if kind == "Tokens":
         patch = f'{{"stringData":{{"{TOKEN_KEY}":"TOKEN"}}}}'
         return f"kubectl -n {cluster.namespace} patch secret {_tokens_secret(kube)} --type=merge -p '{patch}'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from oneagent.common import identifiers, install_remedies
+from oneagent.common import identifiers, remedies
 from oneagent.operator.cli import k8s_objects, snapshot
 from oneagent.operator.cli.doctor import Finding, dynakubes, error, note, warning
 from oneagent.operator.cli.kubectl import Object
@@ -153,7 +153,7 @@ def _is_reported(problem: str, report: NodeReport, cluster: ClusterSnapshot) -> 
     failed = {
         kube
         for version in (report.status.versions if report.status else ())
-        if version.message and install_remedies.split(version.message)[0] in problem
+        if version.message and remedies.split(version.message)[0] in problem
         for kube in version.wanted_by
     }
     return any(

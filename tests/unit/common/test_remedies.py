@@ -1,4 +1,4 @@
-"""Remedies of failed installs, by the messages of the errors themselves."""
+"""Remedies of failed installs and polls, by the messages of the errors themselves."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import httpx2 as httpx
 import pytest
 import trustme
 
-from oneagent.common import install_remedies, unpack
+from oneagent.common import dynakube, remedies, unpack
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import hosts, reference
 from oneagent.common.oci import image as oci_image
 from oneagent.common.tenant import client as tenant_client
+from oneagent.common.tenant import inputs
 from oneagent.common.unpack import agent_layout
 from tests.fakes import tenant as double
 from tests.fakes.proxy import Proxy
@@ -48,15 +49,28 @@ def failure(
 
 def test_a_refused_token(server: double.Tenant, tmp_path: Path) -> None:
     message = failure(tmp_path, server.api_url, token="wrong")
-    assert install_remedies.is_token_refused(message)
-    cause, remedy = install_remedies.split(message)
+    assert remedies.is_token_refused(message)
+    cause, remedy = remedies.split(message)
     assert cause.endswith("answered 403: Token is missing required scope: InstallerDownload")
     assert remedy == "check apiToken of the DynaKube's secret: it needs the scope InstallerDownload"
 
 
+def test_a_token_that_cannot_be_used() -> None:
+    with pytest.raises(tenant_client.InvalidTokenError) as empty:
+        tenant_client.TenantAccess("https://h/api", "")
+    with pytest.raises(tenant_client.InvalidTokenError) as broken:
+        tenant_client.TenantAccess("https://h/api", "a\nb")
+    manifest = {"metadata": {"name": "shop"}, "spec": {"apiUrl": "https://h/api"}}
+    with pytest.raises(tenant_client.InvalidTokenError) as missing:
+        inputs.tenant_access(dynakube.from_object(manifest), inputs.Inputs({("Secret", "shop"): None}))
+    for error in (empty, broken, missing):
+        assert remedies.is_about_token(str(error.value)), error.value
+        assert not remedies.is_token_refused(str(error.value))
+
+
 def test_a_version_that_the_tenant_does_not_have(server: double.Tenant, tmp_path: Path) -> None:
     message = failure(tmp_path, server.api_url, version=Version("1.299.0.20260902-120000"))
-    assert install_remedies.split(message) == (
+    assert remedies.split(message) == (
         message,
         "set codeModulesVersion of the DynaKube to a version that the tenant has, or remove it to follow the tenant's "
         "latest",
@@ -65,7 +79,7 @@ def test_a_version_that_the_tenant_does_not_have(server: double.Tenant, tmp_path
 
 def test_a_disk_without_space(server: double.Tenant, tmp_path: Path) -> None:
     message = failure(tmp_path, server.api_url, free=lambda _: 0)
-    assert "free space on the disk of the node's data directory" in install_remedies.split(message)[1]
+    assert "free space on the disk of the node's data directory" in remedies.split(message)[1]
 
 
 @pytest.mark.parametrize(
@@ -78,40 +92,40 @@ def test_a_disk_without_space(server: double.Tenant, tmp_path: Path) -> None:
     ],
 )
 def test_a_disk_that_is_full_by_another_limit(message: str) -> None:
-    assert "free space on the disk of the node's data directory" in install_remedies.split(message)[1]
+    assert "free space on the disk of the node's data directory" in remedies.split(message)[1]
 
 
 def test_another_digest(server: double.Tenant, tmp_path: Path) -> None:
     message = failure(tmp_path, server.api_url, expected_sha256="0" * 64)
-    assert "look for what changes the file on its way" in install_remedies.split(message)[1]
+    assert "look for what changes the file on its way" in remedies.split(message)[1]
 
 
 def test_a_server_that_is_not_reached(tmp_path: Path) -> None:
-    remedy = install_remedies.split(failure(tmp_path, "http://127.0.0.1:9/api"))[1]
-    assert remedy.startswith("allow connections from the nodes to that server")
+    remedy = remedies.split(failure(tmp_path, "http://127.0.0.1:9/api"))[1]
+    assert remedy.startswith("allow connections from the cluster to that server")
 
 
 def test_a_name_that_does_not_exist(tmp_path: Path) -> None:
     message = failure(tmp_path, "http://no-such-tenant.invalid/api")
-    assert install_remedies.split(message)[1] == "correct the server's name, or the DNS of the nodes"
+    assert remedies.split(message)[1] == "correct the server's name, or the DNS of the cluster"
 
 
 def test_a_proxy_that_refuses(server: double.Tenant, tmp_path: Path) -> None:
     with Proxy("user:right") as proxy:
         message = failure(tmp_path, server.api_url, proxy=f"http://user:wrong@{proxy.address}")
-    assert "the user in spec.proxy" in install_remedies.split(message)[1]
+    assert "the user in spec.proxy" in remedies.split(message)[1]
 
 
 def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
     with double.Tenant(tls=trustme.CA()) as server:
-        cause, remedy = install_remedies.split(failure(tmp_path, server.api_url))
+        cause, remedy = remedies.split(failure(tmp_path, server.api_url))
     assert remedy == "add its authority to trustedCAs"
     assert "its certificate is not trusted" in cause
 
 
 def test_a_server_that_fails(server: double.Tenant, tmp_path: Path) -> None:
     server.plan("package", Fault(status=500))
-    assert install_remedies.split(failure(tmp_path, server.api_url))[1] == "check that server"
+    assert remedies.split(failure(tmp_path, server.api_url))[1] == "check that server"
 
 
 def test_a_registry_that_wants_a_password(server: double.Tenant) -> None:
@@ -122,35 +136,35 @@ def test_a_registry_that_wants_a_password(server: double.Tenant) -> None:
         pytest.raises(errors.HttpStatusError) as failed,
     ):
         opened.digest()
-    assert install_remedies.split(str(failed.value))[1].startswith(f"there are no credentials for {host}")
+    assert remedies.split(str(failed.value))[1].startswith(f"there are no credentials for {host}")
 
 
 def test_an_image_that_is_not_there() -> None:
     request = httpx.Request("GET", "https://registry.example.com/v2/agent/manifests/1")
     error = errors.from_response(httpx.Response(404, request=request), b"")
-    assert install_remedies.split(str(error))[1].startswith("correct the name of the image")
+    assert remedies.split(str(error))[1].startswith("correct the name of the image")
 
 
 def test_a_package_for_another_machine() -> None:
     beginning = bytes([0x7F, *b"ELF", 2, 1, 1]) + bytes(9) + bytes([3, 0, 183, 0]) + bytes(44)
     with pytest.raises(unpack.UnsupportedPackageError) as failed:
         agent_layout.check_machine(beginning, "x86_64")
-    assert "for the architecture of the nodes" in install_remedies.split(str(failed.value))[1]
+    assert "for the architecture of the nodes" in remedies.split(str(failed.value))[1]
 
 
 def test_an_image_without_a_signature() -> None:
     message = f"registry.example.com/agent@sha256:{'0' * 64} is not signed with a required key: its signature is by …"
-    assert install_remedies.split(message)[1].startswith("sign the image with one of the required keys")
+    assert remedies.split(message)[1].startswith("sign the image with one of the required keys")
 
 
 def test_the_retry_stays_with_the_cause() -> None:
     message = "https://h/a: its certificate is not trusted (self-signed): add its authority to trustedCAs"
     later = "; next try at 2026-01-01T00:00:00Z; trying again (downloading)"
-    assert install_remedies.split(message + later) == (
+    assert remedies.split(message + later) == (
         "https://h/a: its certificate is not trusted (self-signed)" + later,
         "add its authority to trustedCAs",
     )
 
 
 def test_another_failure_has_no_remedy_of_its_own() -> None:
-    assert install_remedies.split("not a readable zip: odd") == ("not a readable zip: odd", "")
+    assert remedies.split("not a readable zip: odd") == ("not a readable zip: odd", "")

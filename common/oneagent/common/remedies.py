@@ -1,4 +1,4 @@
-"""Remedies of failed installs, found by the message of the attempt.
+"""Remedies of failed installs and polls of the tenant, found by the message of the attempt.
 
 The message is all that travels: through the node's database to its commands, and through its Lease to the operator and
 `kubectl oneagent`, perhaps of another release. Many messages end with their own remedy. Others are known by their
@@ -12,8 +12,9 @@ from typing import Final
 
 GENERAL: Final = "correct what the reason names: the version or image, the token, the network or the disk"
 
-_RETRY: Final = re.compile(r"(?:; next try at \S+|; trying again \(\w+\))+$")
+_RETRY: Final = re.compile(r"(?:; next try at \S+|; trying again \(\w+\)|; the last known endpoints stay in use)+$")
 _TOKEN: Final = re.compile(r"answered 40[13]\b.*\(check \w+ of the DynaKube's secret")
+_TOKEN_MISSING: Final = re.compile(r"the Secret \S+ with the tokens does not exist|(?:api|paas)Token: (?:empty|holds)")
 _OWN: Final = (
     re.compile(r" \((check [^()]*|there are no credentials [^()]*|use a token [^()]*)\)$"),
     re.compile(r": ((?:add|check|choose|correct|create|export|have|name|put|renew|use) .*)$"),
@@ -21,7 +22,10 @@ _OWN: Final = (
 _BY_WORDS: Final = tuple(
     (re.compile(pattern), remedy)
     for pattern, remedy in (
-        (r"a web page instead of a package", "let the nodes through the proxy without a login page, or set spec.proxy"),
+        (
+            r"a web page instead of a package",
+            "let the cluster pass the proxy without a login page, or set spec.proxy",
+        ),
         (r"answered 40[13]\b", "check the token in the DynaKube's Secret, or the credentials in its pull secret"),
         (
             r"/installer/agent/.*answered 404\b",
@@ -44,10 +48,10 @@ _BY_WORDS: Final = tuple(
             r"is not signed",
             "sign the image with one of the required keys, or add the key that has signed it to them",
         ),
-        (r"host name cannot be resolved", "correct the server's name, or the DNS of the nodes"),
+        (r"host name cannot be resolved", "correct the server's name, or the DNS of the cluster"),
         (
             r"cannot connect|did not (?:connect|answer) in time|connection (?:broke|ended)",
-            "allow connections from the nodes to that server, in firewalls and network policies, or set spec.proxy",
+            "allow connections from the cluster to that server, in firewalls and network policies, or set spec.proxy",
         ),
         (
             r"is for .+, this (?:node )?is |has no image for ",
@@ -70,3 +74,8 @@ def split(message: str) -> tuple[str, str]:
 def is_token_refused(message: str) -> bool:
     """Return True if the tenant has refused the token of the DynaKube's Secret."""
     return bool(_TOKEN.search(message))
+
+
+def is_about_token(message: str) -> bool:
+    """Return True if the tenant has refused the token, or the DynaKube's Secret has none that can be used."""
+    return is_token_refused(message) or bool(_TOKEN_MISSING.search(message))
