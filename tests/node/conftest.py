@@ -10,8 +10,9 @@ import pytest
 
 from tests.fakes import node
 
-# OpenSSL would read all CAs of this machine for each context, in 30 ms; no test trusts one of them.
-os.environ["SSL_CERT_FILE"] = os.devnull
+# OpenSSL would read all CAs of this machine for each context, in 30 ms; no test trusts one of them. An empty file is
+# refused by lightkube.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parents[1] / "fakes" / "unused_authority.pem")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

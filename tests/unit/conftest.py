@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-# OpenSSL would read all CAs of this machine for each context, in 30 ms; no test trusts one of them.
-os.environ["SSL_CERT_FILE"] = os.devnull
+# OpenSSL would read all CAs of this machine for each context, in 30 ms; no test trusts one of them. An empty file is
+# refused by lightkube.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parents[1] / "fakes" / "unused_authority.pem")
 
 
 @pytest.fixture(autouse=True)
