@@ -162,12 +162,12 @@ def _webhook_not_called(evidence: Evidence, owner: NamespaceOwner) -> Diagnosis:
     if evidence.webhook_ready == 0:
         return Diagnosis(
             Reason.WEBHOOK_NOT_CALLED,
-            f"{start}the webhook was not called when it was created, and no pod of the webhook is ready now",
+            f"{start}the webhook was not called for it, and no pod of the webhook is ready now",
             f"run kubectl oneagent doctor, solve the webhook's problem, {_RESTART}",
         )
     return Diagnosis(
         Reason.WEBHOOK_NOT_CALLED,
-        f"{start}the webhook was not called when it was created: the pod is older than the namespace's label, or the "
+        f"{start}the webhook was not called for it, because the pod is older than the namespace's label, or the "
         "webhook was unavailable",
         "restart its workload. If the new pod is not injected either, check the webhook with kubectl oneagent doctor",
     )
