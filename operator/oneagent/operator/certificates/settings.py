@@ -50,8 +50,8 @@ class CertificateSettings:
     """Longest time until every API server uses a new bundle; a new CA's certificate is served only after it."""
     grace_seconds: float = 300.0
     """Time that all endpoints must have served the new CA's certificate before the former CA is removed."""
-    check_seconds: float = 300.0
-    """Interval between runs when nothing is due."""
+    check_seconds: float = 60.0
+    """Interval between runs when nothing is due: pods start unmonitored while a new configuration has no bundle."""
     longest_retry_seconds: float = 30.0
     """Longest pause between retries."""
 

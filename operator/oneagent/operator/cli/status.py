@@ -18,6 +18,7 @@ from oneagent.common import agents, identifiers, node_lease, node_report
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator.cli import failed_versions, k8s_objects, node_reports, snapshot
 from oneagent.operator.cli.doctor import Finding, Severity, checks, error, installation, warning
+from oneagent.operator.cli.doctor import nodes as doctor_nodes
 from oneagent.operator.cli.kubectl import Object
 from oneagent.operator.cli.node_reports import NodeReport
 from oneagent.operator.cli.snapshot import ClusterSnapshot
@@ -199,7 +200,7 @@ def _problems(
                 by_problem.setdefault(problem, []).append(row.node)
     found = [*failures.without_repeats(found), *failures.findings(_named)]
     for problem, names in sorted(by_problem.items(), key=lambda item: -len(item[1])):
-        remedy = _next_look(cluster.drivers.get(names[0]), names[0])
+        remedy = _next_look(cluster, names[0])
         found.append(error("Nodes", f"{_named(names)}: {problem}", remedy))
     explaining = ("DynaKubes", "Tokens", "Deletion", "Nodes")
     explained = " ".join(finding.sentence for finding in found if finding.check in explaining)
@@ -212,11 +213,12 @@ def _problems(
     yield from sorted(found, key=lambda finding: severities.index(finding.severity))
 
 
-def _next_look(pod: Object | None, node: str) -> str:
-    """Return what to do on a node: about a driver that does not start, or where to see what the node reports."""
-    return (
-        k8s_objects.next_look(pod) if pod and k8s_objects.has_failed(pod) else f"kubectl oneagent doctor --node={node}"
-    )
+def _next_look(cluster: ClusterSnapshot, node: str) -> str:
+    """Return what to do on a node: about a driver that is missing or fails, or where to see what the node reports."""
+    pod = cluster.drivers.get(node)
+    if pod is None:
+        return doctor_nodes.why_no_pod(cluster)
+    return k8s_objects.next_look(pod) if k8s_objects.has_failed(pod) else f"kubectl oneagent doctor --node={node}"
 
 
 def _named(names: list[str]) -> str:

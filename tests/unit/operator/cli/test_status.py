@@ -10,6 +10,7 @@ import pytest
 
 from oneagent.common.terminal import Screen
 from oneagent.operator.cli import output, status
+from oneagent.operator.cli.doctor import checks
 from oneagent.operator.cli.node_reports import NodeReport
 from oneagent.operator.cli.snapshot import ClusterSnapshot, NodeChoice
 from tests.unit.operator.cli import snapshots
@@ -131,6 +132,13 @@ class TestTheTruth:
         found = status.summarize(but(**WITHOUT_DRIVER, **gone, secrets={}, namespaces=()))
         assert (found.installation, found.is_healthy) == ("not installed", False)
         assert "not installed" in found.problems[0].sentence
+
+    def test_an_installation_in_another_namespace_is_named_and_not_removed(self) -> None:
+        elsewhere = {"deployments": (), "dynakubes": (), "pods": (), "secrets": {}, "namespace": "wrong"}
+        cluster = but(**{**WITHOUT_DRIVER, **elsewhere, "csi_driver": snapshots.csi_driver()})
+        (problem,) = status.summarize(cluster).problems
+        assert (problem.remedy, problem.commands) == ("set --operator-namespace=dynatrace", ())
+        assert [one.check for one in checks.run_checks(cluster).findings] == ["Installation"]
 
     def test_pods_of_the_driver_that_stay_after_an_uninstall_are_named(self) -> None:
         gone = {"mutating": None, "validating": None, "definition": None, "deployments": (), "dynakubes": ()}

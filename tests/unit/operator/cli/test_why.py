@@ -75,7 +75,7 @@ def replaced(evidence: Evidence, **changed: Any) -> Evidence:
         ),
         (replaced(MONITORED_POD, owner=NamespaceOwner("", "", (), None)), "Monitored", "is monitored", ""),
         (replaced(MONITORED_POD, is_deleting=True), "Terminating", "is being deleted", "replaces it"),
-        (replaced(MONITORED_POD, exists=False, owner=None), "NoPod", "there is no namespace shop", "get pods"),
+        (replaced(MONITORED_POD, exists=False, owner=None), "NoPod", "there is no namespace shop", "KIND/NAME"),
         (
             replaced(MONITORED_POD, exists=False, unread=("Forbidden",)),
             "Unreadable",

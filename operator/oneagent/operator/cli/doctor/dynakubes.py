@@ -9,7 +9,7 @@ from oneagent.common import agents, remedies
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.kubernetes.fields import FieldError
 from oneagent.operator.cli import k8s_objects
-from oneagent.operator.cli.doctor import Finding, error, note, warning
+from oneagent.operator.cli.doctor import Finding, error, installation, note, warning
 from oneagent.operator.cli.kubectl import Object
 from oneagent.operator.cli.snapshot import ClusterSnapshot
 
@@ -161,6 +161,8 @@ def namespaces(cluster: ClusterSnapshot) -> Iterator[Finding]:
 def leftovers(cluster: ClusterSnapshot) -> Iterator[Finding]:
     """Find objects that should have been removed with a DynaKube."""
     name = "Leftovers"
+    if installation.other_namespace(cluster):
+        return  # Its DynaKubes were not read.
     claims, invalid = read_claims(cluster)
     existing = {k8s_objects.name(kube) for kube in cluster.dynakubes}
     remaining = [namespace for namespace in cluster.namespaces if not k8s_objects.is_deleting(namespace)]

@@ -30,14 +30,33 @@ def state(cluster: ClusterSnapshot) -> str:
         return INSTALLED
     if _workloads(cluster):
         return INSTALLED
+    if other_namespace(cluster):
+        return NOT_INSTALLED
     if {"definition", "mutating", "validating", "csi_driver"} <= cluster.unread.keys():
         return INSTALLED
     return HALF_REMOVED if list(remains(cluster)) else NOT_INSTALLED
 
 
+def other_namespace(cluster: ClusterSnapshot) -> str:
+    """Return the namespace that the webhook's configurations name, if it is not the one that was read."""
+    for configuration in (cluster.mutating, cluster.validating):
+        for hook in (configuration or {}).get("webhooks") or ():
+            found = str(((hook.get("clientConfig") or {}).get("service") or {}).get("namespace") or "")
+            if found not in ("", cluster.namespace):
+                return found
+    return ""
+
+
 def installation(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name, found = "Installation", state(cluster)
-    if found == NOT_INSTALLED:
+    if found == NOT_INSTALLED and (other := other_namespace(cluster)):
+        yield error(
+            name,
+            f"oneagent-csi is not installed in the namespace {cluster.namespace}: the webhook's configuration names "
+            f"{other}",
+            f"set --operator-namespace={other}",
+        )
+    elif found == NOT_INSTALLED:
         yield error(
             name,
             f"oneagent-csi is not installed in this cluster, as far as the namespace {cluster.namespace} and the "
@@ -49,7 +68,7 @@ def installation(cluster: ClusterSnapshot) -> Iterator[Finding]:
         finding = error(
             name,
             f"oneagent-csi is half removed: operator, webhook and DaemonSet are gone from the namespace "
-            f"{cluster.namespace}, and there remain {'; '.join(remains(cluster))}",
+            f"{cluster.namespace}. Still there: {'; '.join(remains(cluster))}",
             "install it again; or finish its removal, by these commands in this order:"
             if commands
             else "restart the monitored workloads, or wait",

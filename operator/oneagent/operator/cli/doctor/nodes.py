@@ -89,11 +89,18 @@ def without_driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
         elif node_name not in running:
             yield error(
                 name, f"node {node_name} has no pod of the driver: pods with an agent's volume can't start there",
-                f"kubectl -n {cluster.namespace} describe daemonset/{snapshot.DRIVER}; its tolerations and affinity "
-                "have to allow for the node",
+                why_no_pod(cluster),
             )  # fmt: skip
         elif not k8s_objects.is_ready(running[node_name]):
             yield _unready(name, node_name, running[node_name])
+
+
+def why_no_pod(cluster: ClusterSnapshot) -> str:
+    """Return the remedy for a node that the DaemonSet selects, and that has no pod of it."""
+    return (
+        f"kubectl -n {cluster.namespace} describe daemonset/{snapshot.DRIVER} shows why, such as a quota; its "
+        "tolerations and affinity have to allow for the node"
+    )
 
 
 def _left_out(name: str, node: str, cluster: ClusterSnapshot) -> Finding:

@@ -11,7 +11,7 @@ from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 _APPLY: Final = "apply the manifests or the chart again"
 _CA_BUNDLE: Final = (
-    "the operator adds it within seconds: check that it runs and leads, and that no other tool removes it; "
+    "the operator adds it within a minute: check that it runs and leads, and that no other tool removes it; "
     "with cert-manager check its cainjector"
 )
 

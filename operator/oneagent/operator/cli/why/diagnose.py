@@ -58,10 +58,15 @@ def _no_pod(evidence: Evidence) -> Diagnosis:
             f"{_pod(evidence)} can't be read: {evidence.unread[0]}",
             "use an account that may read it",
         )
-    there = "" if evidence.owner is not None else f": there is no namespace {evidence.namespace}"
+    if evidence.owner is None:
+        return Diagnosis(
+            Reason.NO_POD,
+            f"there is no {_pod(evidence)}: there is no namespace {evidence.namespace}",
+            "write NAMESPACE/POD, or KIND/NAME of a workload, such as deployment/cart; kubectl get namespaces",
+        )
     return Diagnosis(
         Reason.NO_POD,
-        f"there is no {_pod(evidence)}{there}",
+        f"there is no {_pod(evidence)}",
         f"kubectl -n {evidence.namespace} get pods shows those there are; -n names another namespace",
     )
 
