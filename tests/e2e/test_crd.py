@@ -137,7 +137,7 @@ def test_fields_are_explained(established: None, kubectl: Kubectl, wait_for: Wai
         except KubectlError:
             return ""
 
-    assert "The tenant's API" in wait_for(explained, "the API server publishes the schema")
+    assert "URL of the tenant's API" in wait_for(explained, "the API server publishes the schema")
 
 
 @pytest.mark.parametrize("name", ["dk", "dks", "dynatrace"])

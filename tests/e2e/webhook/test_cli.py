@@ -149,7 +149,7 @@ def test_a_pod_of_a_namespace_that_nobody_selects_is_told_so(
     kubectl.apply(manifests.application("alone", namespace))
     verdict = plugin.why(f"{namespace}/alone")["verdict"]
     assert verdict["reason"] == "NamespaceNotMonitored"
-    assert "namespaceSelector" in verdict["remedy"]
+    assert "give it the labels that a DynaKube selects" in verdict["remedy"]
 
 
 def test_a_pod_with_an_empty_view_is_told_why_it_is_empty(

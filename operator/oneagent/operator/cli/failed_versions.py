@@ -45,7 +45,7 @@ class FailedVersions:
                 _, remedy = dynakubes.explain_failure(kube.message, self._dynakube(kube.name), self.cluster)
                 self._nodes.setdefault((kube.name, remedy), []).append((node, kube))
                 return True
-            if kube.message and remedies.split(kube.message)[0] in problem:
+            if problem.startswith("version ") and kube.message and remedies.split(kube.message)[0] in problem:
                 return True  # From the full report.
         return False
 

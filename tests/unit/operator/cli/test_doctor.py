@@ -484,8 +484,11 @@ def test_a_version_that_is_not_installed_is_one_finding(rollout: str, check: str
     kube = snapshots.dynakube(AgentRollout=rollout)
     kube["status"]["conditions"][-1]["message"] = f"Agent version 1.291.0 was not installed on 1 of 1 nodes: {message}"
     failed = {"version": "1.291.0", "state": "failed", "message": message, "wanted_by": ["shop"]}
-    report = snapshots.report(problems=[f"version 1.291.0 can't be installed: {message}"], versions=[failed])
-    (found,) = checks.run_checks(but(dynakubes=(kube,), reports=(report,))).findings
+    problems = [f"version 1.291.0 can't be installed: {message}", f"pod shop/a runs without its agent ({message})"]
+    report = snapshots.report(problems=problems, versions=[failed])
+    findings = checks.run_checks(but(dynakubes=(kube,), reports=(report,))).findings
+    (found,) = (finding for finding in findings if "pod shop/a" not in finding.sentence)
+    assert len(findings) == 2
     assert found.check == check
     if check == "DynaKubes":
         assert found.remedy.startswith("correct the name of the image")

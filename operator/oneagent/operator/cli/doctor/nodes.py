@@ -156,7 +156,12 @@ def reports(cluster: ClusterSnapshot) -> Iterator[Finding]:
 
 
 def _is_reported(problem: str, report: NodeReport, cluster: ClusterSnapshot) -> bool:
-    """Return True for a failed install that the condition of its DynaKube reports, for all nodes."""
+    """Return True for a failed install that the condition of its DynaKube reports, for all nodes.
+
+    A pod that runs without the agent since then is another problem: it has to be restarted.
+    """
+    if not problem.startswith("version "):
+        return False
     failed = {
         kube
         for version in (report.status.versions if report.status else ())
