@@ -22,15 +22,15 @@ from tests.fakes.provisioner import Process, eventually, list_corrupt, manifest
 from tests.fakes.relay import Relay
 
 VERSION = packages.VERSION
-LARGE = 300 << 20
+LARGE = 150 << 20
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An agent of 300 MB, not compressed: the tests measure its transfer."""
+    """An agent of 150 MB, not compressed: the tests measure its transfer."""
     path = packages.build(tmp_path_factory.mktemp("packages") / "agent.zip")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo("agent/filler.bin"), random.Random(VERSION).randbytes(100 << 20) * 3)
+        archive.writestr(zipfile.ZipInfo("agent/filler.bin"), random.Random(VERSION).randbytes(50 << 20) * 3)
     return path
 
 
@@ -171,7 +171,7 @@ def test_a_node_resumes_when_the_mirror_is_back(tmp_path: Path, server: double.T
     assert server.count("package") == 1
 
 
-def test_a_transfer_of_300_mb_takes_little_memory(
+def test_a_transfer_of_150_mb_takes_little_memory(
     tmp_path: Path, endpoint: Endpoint, record_property: Callable[[str, object], None]
 ) -> None:
     before = endpoint.resident("VmRSS")

@@ -419,7 +419,7 @@ def opened(folder: Path) -> Iterator[None]:
 
 
 Node.TestCase.settings = settings(
-    max_examples=250,
+    max_examples=150,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

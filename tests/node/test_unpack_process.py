@@ -24,6 +24,12 @@ def server() -> Iterator[double.Tenant]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package that takes a while to unpack."""
+    return packages.build(tmp_path_factory.mktemp("packages") / "agent.zip", filler=48 << 20)
+
+
 def find_child(process: Process) -> int | None:
     assert process.process is not None
     children = psutil.Process(process.process.pid).children()
@@ -54,8 +60,10 @@ def signals(pid: int, mask: str) -> set[int]:
     return {number for number in (signal.SIGTERM, signal.SIGINT) if bits >> (number - 1) & 1}
 
 
-def test_stop_signals_are_awaited_by_the_provisioner_and_end_a_child(tmp_path: Path, server: double.Tenant) -> None:
-    server.release(VERSION, packages.build(tmp_path / "agent.zip", filler=48 << 20))
+def test_stop_signals_are_awaited_by_the_provisioner_and_end_a_child(
+    tmp_path: Path, server: double.Tenant, large: Path
+) -> None:
+    server.release(VERSION, large)
     with provisioner.running(tmp_path) as process:
         process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
         child = unpacking_child(process)
@@ -69,8 +77,8 @@ def test_stop_signals_are_awaited_by_the_provisioner_and_end_a_child(tmp_path: P
         assert process.stop() == 0
 
 
-def test_a_killed_child_is_a_condition_and_a_retry(tmp_path: Path, server: double.Tenant) -> None:
-    server.release(VERSION, packages.build(tmp_path / "agent.zip", filler=48 << 20))
+def test_a_killed_child_is_a_condition_and_a_retry(tmp_path: Path, server: double.Tenant, large: Path) -> None:
+    server.release(VERSION, large)
     server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
     with provisioner.running(tmp_path) as process:
         process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
@@ -89,8 +97,8 @@ def test_a_killed_child_is_a_condition_and_a_retry(tmp_path: Path, server: doubl
         assert process.stop() == 0
 
 
-def test_a_stopped_provisioner_leaves_no_child(tmp_path: Path, server: double.Tenant) -> None:
-    server.release(VERSION, packages.build(tmp_path / "agent.zip", filler=48 << 20))
+def test_a_stopped_provisioner_leaves_no_child(tmp_path: Path, server: double.Tenant, large: Path) -> None:
+    server.release(VERSION, large)
     with provisioner.running(tmp_path) as process:
         process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
         child = unpacking_child(process)
@@ -99,8 +107,8 @@ def test_a_stopped_provisioner_leaves_no_child(tmp_path: Path, server: double.Te
         eventually(lambda: not Path(f"/proc/{child}").exists())
 
 
-def test_a_killed_provisioner_leaves_no_child(tmp_path: Path, server: double.Tenant) -> None:
-    server.release(VERSION, packages.build(tmp_path / "agent.zip", filler=48 << 20))
+def test_a_killed_provisioner_leaves_no_child(tmp_path: Path, server: double.Tenant, large: Path) -> None:
+    server.release(VERSION, large)
     with provisioner.running(tmp_path) as process:
         process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
         eventually(lambda: is_unpacking(process))

@@ -293,7 +293,7 @@ class TestAPlaceToWait:
             kubelet.publish("innocent", dynakube=slow, retryTimeout="500ms")
         row = driver.rows()["csi-innocent"]
         assert (row["attempts"], row["state"]) == (0, "waiting")
-        assert row["first_failed_at"] > time.time() - 5
+        assert row["first_failed_at"] > time.time() - 60
         eventually(lambda: time.time() >= row["first_failed_at"] + 0.5)
         assert waiting() == 400
         kubelet.publish("innocent", dynakube=slow, retryTimeout="500ms")
