@@ -114,7 +114,11 @@ class _Collector:
             owner=owner or "",
             selected_by=tuple(dynakubes.list_claimants(cluster, namespace)),
             dynakubes=len(kubes) if kubes is not None else None,
-            selectors={claim.dynakube: " or ".join(dict.fromkeys(map(str, claim.selectors))) for claim in claims},
+            selectors={
+                claim.dynakube: " or ".join(dict.fromkeys(map(str, claim.selectors)))
+                for claim in claims
+                if claim.selectors
+            },
         )
 
     def _driver(self, node: str) -> tuple[Object | None, str]:
