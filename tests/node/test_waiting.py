@@ -72,11 +72,6 @@ def begin(kubelet: Kubelet, volume: str, namespace: str, *, pod: str = "", dynak
     return kubelet.node.NodePublishVolume.future(request, timeout=timeout)
 
 
-def is_in_flight(kubelet: Kubelet, pod: str) -> bool:
-    """Return whether a publish of the pod's volume is under way."""
-    return status_of_failure(kubelet.begin(pod))[0] == grpc.StatusCode.ABORTED
-
-
 def status_of_failure(answer: Any) -> tuple[grpc.StatusCode, str]:
     """Wait for the answer, and return status and message of its error."""
     return status_of(answer.exception(20))
@@ -116,12 +111,13 @@ class TestAWaitingPublish:
         eventually(lambda: diagnosis()["reason"] != "Waiting")
 
     def test_is_woken_by_its_dynakube_where_none_has_been_read_yet(self, tmp_path: Path) -> None:
-        fresh = Driver(tmp_path, "--publish-wait=30s")
+        metrics = f"127.0.0.1:{ports.free()}"
+        fresh = Driver(tmp_path, "--publish-wait=30s", f"--metrics-address={metrics}")
         node.install(fresh.data)
         try:
             kubelet = fresh.start()
             answer = kubelet.begin("first")
-            eventually(lambda: is_in_flight(kubelet, "first"))
+            eventually(lambda: ports.metric(metrics, "oneagent_csi_waiting_publishes") == 1)
             node.want(fresh.data, node.demo())
             answer.result(10)
             assert os.path.ismount(kubelet.target("first"))
