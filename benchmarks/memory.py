@@ -3,9 +3,9 @@
 All four processes of the DaemonSet run at once on one node, with the HTTP endpoints that the chart opens, with the
 image's byte code and with a service account as in a cluster. They have worked: the provisioner has installed three
 versions from a tenant, the server has mounted one, the sidecars were asked. What they hold is read some seconds later.
-RSS counts a page that several processes share in each of them, so the node's sum is of PSS, which divides it among
-those that share it. This process shares some of them too and so lowers PSS a little; private dirty pages, which it
-can't lower, are shown beside it.
+RSS counts a page that several processes share in each of them. PSS divides it among all processes of the machine that
+share it, so it is too low where others run the same interpreter, as this process does. So the node's sum counts each
+page of the four processes once, as if nothing else shared it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from oneagent.common.kubernetes import client
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2_grpc
 from oneagent.csi_driver.linux import syscalls
+from tests.cluster import held_memory
 from tests.fakes import kube_api, node, packages, ports, tenant
 
 _VERSIONS: Final = [Version(f"1.{minor}.0.20240801-120000") for minor in (297, 298, 299)]
@@ -53,10 +54,12 @@ _SOURCES: Final = ("common", "csi_driver", "sidecars")
 
 def run() -> list[Result]:
     with image_bytecode():
-        held, directory = _node("kubernetes"), _node("directory")
+        held, node_mib = _node("kubernetes")
+        directory, _ = _node("directory")
     rows = [results.at_most(f"rss_{name}_mib", held[name].rss, "MiB", limit) for name, limit in _LIMITS.items()]
     dirty = sum(one.private_dirty for one in held.values())
-    rows.append(results.at_most("pss_node_mib", sum(one.pss for one in held.values()), "MiB", _NODE_MIB))
+    if node_mib is not None:
+        rows.append(results.at_most("held_node_mib", node_mib, "MiB", _NODE_MIB))
     rows.append(results.at_most("private_dirty_node_mib", dirty, "MiB", _NODE_PRIVATE_DIRTY_MIB))
     rows.append(results.shown("rss_node_mib", sum(one.rss for one in held.values()), "MiB"))
     for name in _LIMITS:
@@ -117,8 +120,11 @@ def _service_account(api: kube_api.KubeApi, authority: trustme.CA) -> Iterator[d
         syscalls.umount2(place)
 
 
-def _node(source: str) -> dict[str, ProcessMemory]:
-    """What each of the four processes holds, with the provisioner on one of its sources."""
+def _node(source: str) -> tuple[dict[str, ProcessMemory], float | None]:
+    """What each of the four processes holds, with the provisioner on one of its sources, and all together in MiB.
+
+    Only the machine's root sees the latter.
+    """
     metrics = ports.free()
     with contextlib.ExitStack() as stack:
         driver, kubelet = stack.enter_context(floors.running(f"--metrics-address=127.0.0.1:{metrics}"))
@@ -131,7 +137,12 @@ def _node(source: str) -> dict[str, ProcessMemory]:
         assert driver.process is not None
         _work(driver, kubelet, endpoints)
         time.sleep(_IDLE_SECONDS)
-        return {name: ProcessMemory(process.pid) for name, process in {"server": driver.process, **processes}.items()}
+        pids = {name: process.pid for name, process in {"server": driver.process, **processes}.items()}
+        try:
+            node_mib = held_memory.held_mib(pids.values())
+        except PermissionError:
+            node_mib = None
+        return {name: ProcessMemory(pid) for name, pid in pids.items()}, node_mib
 
 
 def _work(driver: node.Driver, kubelet: node.Kubelet, endpoints: list[str]) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import mmap
 import re
 import socket
-import struct
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -28,6 +26,7 @@ from oneagent.common.identifiers import Version
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver.linux import mount_table, syscalls
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.held_memory import held_mib
 from tests.cluster.processes import Program
 from tests.e2e import dynakubes
 from tests.e2e.manifests import NAMESPACE
@@ -40,9 +39,6 @@ DYNAKUBE: Final = "demo"
 _DATA: Final = Path("/data")
 """The Dynatrace Operator's data directory cannot be configured."""
 _MNT_DETACH: Final = 2
-_ENTRY: Final = struct.Struct("=Q")
-_PRESENT: Final = 1 << 63
-_FRAME: Final = (1 << 55) - 1
 _PATIENCE_SECONDS: Final = 120.0
 
 
@@ -76,13 +72,8 @@ class Driver:
         return sum(sum(psutil.Process(pid).cpu_times()[:4]) for pid in self.pids.values())
 
     def held_mib(self) -> float:
-        """Return the memory of all processes, with each page counted once.
-
-        Not PSS: this process and others on the machine map the interpreter's files too, and none the other driver's,
-        so PSS would be too low for one of the two.
-        """
-        pages = set[int]().union(*map(_pages, self.pids.values()))
-        return len(pages) * mmap.PAGESIZE / (1 << 20)
+        """Return the memory of all processes, with each page counted once."""
+        return held_mib(self.pids.values())
 
     def private_dirty_mib(self) -> float:
         return sum(memory.ProcessMemory(pid).private_dirty for pid in self.pids.values())
@@ -108,21 +99,6 @@ class Driver:
                 break
             time.sleep(1)
         raise TimeoutError(f"{self.name}: no agent after {_PATIENCE_SECONDS:.0f} s")
-
-
-def _pages(pid: int) -> set[int]:
-    """Return the page frames that a process has in memory, from its pagemap, which only root can read."""
-    found = set[int]()
-    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            first, last = (int(address, 16) // mmap.PAGESIZE for address in line.split()[0].split("-"))
-            if "[vsyscall]" in line or "---p" in line:
-                continue
-            pagemap.seek(first * _ENTRY.size)
-            for (entry,) in _ENTRY.iter_unpack(pagemap.read((last - first) * _ENTRY.size)):
-                if entry & _PRESENT:
-                    found.add(entry & _FRAME)
-    return found
 
 
 def make_mounts_private() -> None:

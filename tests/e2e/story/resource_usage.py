@@ -9,6 +9,7 @@ from typing import Any, Final
 import psutil
 
 from tests.cluster.cluster import Cluster
+from tests.cluster.held_memory import held_mib
 from tests.e2e.manifests import NAMESPACE
 
 PARTS: Final = ("csi-driver", "operator", "webhook")
@@ -18,7 +19,7 @@ Record = Callable[[str, object], None]
 
 
 def record_idle(cluster: Cluster, record: Record) -> None:
-    """Of each part all pods together: memory, each page shared out among those who have it, and processor time."""
+    """Of each part all pods together: memory, each page counted once, and processor time."""
     processes = {part: _processes(cluster, part) for part in PARTS}
     before = {part: _cpu_seconds(found) for part, found in processes.items()}
     started = time.monotonic()
@@ -26,8 +27,8 @@ def record_idle(cluster: Cluster, record: Record) -> None:
     seconds = time.monotonic() - started
     for part, found in processes.items():
         used = _cpu_seconds(found) - before[part]
-        pss = sum(process.memory_full_info().pss for process in found) / (1 << 20)
-        record(f"{part}: MiB of memory (PSS) of {len(found)} processes, idle", round(pss, 1))
+        held = held_mib(process.pid for process in found)
+        record(f"{part}: MiB of memory of {len(found)} processes, idle", round(held, 1))
         record(f"{part}: seconds of processor time in {seconds:.0f} s, idle", round(used, 2))
 
 
