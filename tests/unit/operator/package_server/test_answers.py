@@ -51,7 +51,7 @@ def test_an_unexpected_error_is_a_500_that_shows_nothing_and_the_next_request_is
         serving.set_desired(fakes.desired_version(VERSION, tenant.api_url))
         answer = client.get(URL)
         assert (answer.status_code, answer.json()) == (500, {"error": {"code": 500, "message": "internal error"}})
-        assert serving.counted("package_requests_total", outcome="error") == 1
+        eventually(lambda: serving.counted("package_requests_total", outcome="error") == 1)
         assert client.get(URL).status_code == 200
 
 
