@@ -99,7 +99,7 @@ class TestZip:
 @pytest.mark.skipif(not TREE.exists(), reason="the package is not built: make agent-package")
 class TestPackage:
     def test_it_has_what_is_documented(self) -> None:
-        page = (ROOT / "docs/agents.md").read_text().partition("## What it holds")[2].partition("\n## ")[0]
+        page = (ROOT / "docs/agents.md").read_text().partition("## Contents")[2].partition("\n## ")[0]
         documented = re.findall(r"^\| `(agent/[^`]*)`(?:, `(agent/[^`]*)`)? \|", page, re.MULTILINE)
         paths = [path for pair in documented for path in pair if path]
         assert {preload.LIBRARY, preload.JAVA_AGENT, preload.NODE_AGENT} <= {*paths}
