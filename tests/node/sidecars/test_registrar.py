@@ -42,6 +42,11 @@ class Kubelet:
     def sees_socket(self) -> bool:
         return self.path.exists()
 
+    def reaches_socket(self) -> bool:
+        """Return True once the socket takes connections, which is a moment after it is there."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.path)) == 0
+
     def get_info(self) -> registration.PluginInfo:
         with self._stub() as stub:
             info: registration.PluginInfo = stub.GetInfo(registration.InfoRequest(), timeout=10)
@@ -87,7 +92,7 @@ def start(folder: Path, driver: IdentityDriver) -> Iterator[Start]:
 def test_kubelet_learns_what_it_needs(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
     start("-v=5")
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     assert kubelet.get_info() == registration.PluginInfo(
         type="CSIPlugin", name=driver.name, endpoint=ENDPOINT, supported_versions=["1.0.0"]
     )
@@ -98,7 +103,7 @@ def test_kubelet_learns_what_it_needs(driver: IdentityDriver, kubelet: Kubelet, 
 def test_only_the_owner_can_open_the_socket(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
     start()
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     assert stat.filemode(kubelet.path.lstat().st_mode) == "srwx------"
 
 
@@ -107,14 +112,14 @@ def test_a_driver_that_comes_later_is_waited_for(driver: IdentityDriver, kubelet
     programs.until(lambda: "connecting to the driver" in program.log())
     assert not kubelet.sees_socket()
     driver.start()
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     assert kubelet.get_info().name == driver.name
 
 
 def test_a_relative_address_of_the_driver_is_taken(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
     start(f"--csi-address={os.path.relpath(driver.socket)}", "--mode=")
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     assert kubelet.get_info().name == driver.name
 
 
@@ -137,7 +142,7 @@ def test_sigterm_ends_a_registrar_that_waits_for_its_driver(
 def test_sigterm_removes_the_socket_and_ends_with_0(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
     program = start()
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     kubelet.get_info()
     assert program.terminate() == 0
     assert not kubelet.sees_socket()
@@ -162,7 +167,7 @@ def test_a_file_in_the_sockets_place_is_an_error_and_stays(
 def test_a_refused_registration_ends_with_1(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
     program = start()
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     with contextlib.suppress(grpc.RpcError):
         kubelet.notify(registered=False, error="NodeGetInfo failed")
     assert program.ended() == 1
@@ -212,7 +217,7 @@ def test_a_dead_driver_is_not_registered_and_a_returning_one_is(
 ) -> None:
     driver.start()
     start(f"--http-endpoint=127.0.0.1:{port}", "--timeout=300ms")
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     driver.stop()
     assert kubelet.get_info_code() is grpc.StatusCode.UNAVAILABLE
     status, body = ports.get(port)
@@ -226,7 +231,7 @@ def test_a_dead_driver_is_not_registered_and_a_returning_one_is(
 def test_a_driver_that_hangs_is_not_registered(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
     start("--timeout=300ms")
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     driver.hang = True
     assert kubelet.get_info_code() is grpc.StatusCode.UNAVAILABLE
 
@@ -236,7 +241,7 @@ def test_a_driver_that_is_not_ready_yet_or_has_no_probe_is_registered(
 ) -> None:
     driver.start()
     start()
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     driver.ready = False
     assert kubelet.get_info_code() is grpc.StatusCode.OK
     driver.failure = grpc.StatusCode.UNIMPLEMENTED
@@ -250,7 +255,7 @@ def test_a_refusal_is_answered_first_and_leaves_no_socket(
 ) -> None:
     driver.start()
     program = start()
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     kubelet.notify(registered=False, error="no")
     assert program.ended() == 1
     assert not kubelet.sees_socket()
@@ -259,9 +264,9 @@ def test_a_refusal_is_answered_first_and_leaves_no_socket(
 def test_a_removed_socket_is_made_anew(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
     start()
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     kubelet.path.unlink()
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     assert kubelet.get_info().name == driver.name
     assert stat.filemode(kubelet.path.lstat().st_mode) == "srwx------"
 
@@ -269,7 +274,7 @@ def test_a_removed_socket_is_made_anew(driver: IdentityDriver, kubelet: Kubelet,
 def test_sigterm_waits_for_the_answer_to_kubelet(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
     program = start("--timeout=10s")
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     driver.hang = True
     codes: list[grpc.StatusCode] = []
     asking = threading.Thread(target=lambda: codes.append(kubelet.get_info_code()))
@@ -289,7 +294,7 @@ class TestToldToStayWhileTheDriverServes:
         """Has had its SIGTERM."""
         driver.start()
         program = start("--stay-while-driver-serves")
-        programs.until(kubelet.sees_socket)
+        programs.until(kubelet.reaches_socket)
         program.process.terminate()
         programs.until(lambda: "staying registered until the driver has ended" in program.log())
         return program
@@ -297,7 +302,7 @@ class TestToldToStayWhileTheDriverServes:
     def test_sigterm_ends_it_after_the_driver(self, driver: IdentityDriver, kubelet: Kubelet, program: Program) -> None:
         # It looks whether the driver is there before it makes the socket again.
         kubelet.path.unlink()
-        programs.until(kubelet.sees_socket)
+        programs.until(kubelet.reaches_socket)
         assert program.process.poll() is None
         assert kubelet.get_info().name == driver.name
         driver.stop()
@@ -306,7 +311,7 @@ class TestToldToStayWhileTheDriverServes:
 
     def test_a_removed_socket_is_still_made_anew(self, kubelet: Kubelet, program: Program) -> None:
         kubelet.path.unlink()
-        programs.until(kubelet.sees_socket)
+        programs.until(kubelet.reaches_socket)
 
     def test_a_second_sigterm_ends_it(self, kubelet: Kubelet, program: Program) -> None:
         assert program.terminate() == 0
@@ -348,7 +353,7 @@ def test_healthz_knows_that_there_is_no_socket(
 def test_the_registrar_stays_small(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
     program = start()
-    programs.until(kubelet.sees_socket)
+    programs.until(kubelet.reaches_socket)
     for _ in range(20):
         kubelet.get_info()
     assert program.resident_kib() < 28 * 1024
