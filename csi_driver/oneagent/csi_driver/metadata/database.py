@@ -101,16 +101,8 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Run the block in a write transaction and commit at its end; `DatabaseUnavailableError` otherwise."""
-        with self._locked():
-            connection = self._current()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-                raise
+        with self._locked(), _transaction(self._current()) as connection:
+            yield connection
 
     def write(self, collect: Callable[[], Sequence[Change]]) -> None:
         """Commit the changes that `collect` returns, together.
@@ -122,7 +114,7 @@ class Database:
             connection = self._current()
             changes = collect()
             if len(changes) > 1:
-                with self.transaction():
+                with _transaction(connection):
                     for change in changes:
                         connection.execute(*change)
             elif changes:
@@ -230,6 +222,18 @@ class Database:
                 _create(self._path)
             elif revision != HEAD:
                 _upgrade(self._path, revision)
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _is_corrupt(error: sqlite3.Error) -> bool:

@@ -84,6 +84,13 @@ class TestTheBook:
         assert table(path) == {"b": "mounted"}
         assert book.unwritten == 0
 
+    def test_counts_the_time_of_a_write_once(self, metadata: Database, book: VolumeRepository) -> None:
+        with waits_of(metadata) as waits:
+            book.put(record("a"), later=True)
+            book.put(record("b"), later=True)
+            assert book.flush()
+        assert len(waits) == 1
+
     def test_writes_a_moment_later_what_may_wait(self, path: Path, book: VolumeRepository) -> None:
         book.put(record("a"), later=True)
         assert book.get(VolumeId("a")) is not None
