@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import ssl
 import time
+import warnings
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pytest
 from aiohttp import web
@@ -38,6 +40,8 @@ EVERY_SECONDS: Final = 0.05
 CONVERTED_EACH: Final = 4
 MOST_RUNNING: Final = 8
 LONGEST_SECONDS: Final = 135.0
+
+Result = TypeVar("Result")
 
 
 class Replica:
@@ -312,6 +316,19 @@ async def _world(cluster: Cluster, namespace: str, folder: Path, **times: float)
         await store.close()
 
 
+def _run(story: Coroutine[Any, Any, Result]) -> Result:
+    """Run a story; sockets whose handshake had begun when a replica ended are collected without a warning.
+
+    The server's library does not know them before the handshake's end, so it cannot close them.
+    """
+    try:
+        return asyncio.run(story)
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+
+
 def _kind(version: str) -> dict[str, str]:
     return {"apiVersion": NOTES[version].api_version, "kind": "Note"}
 
@@ -349,7 +366,7 @@ def test_no_request_is_lost_while_certificates_and_authorities_are_replaced(
             await world.until(world.settled, "everything converges again", 60)
         return world
 
-    world = asyncio.run(rotate())
+    world = _run(rotate())
     record_property("requests", world.requests)
     record_property("CAs replaced", world.replaced)
     record_property("certificates replaced on every replica", world.issued)
@@ -369,7 +386,7 @@ def test_no_request_is_lost_when_a_secret_is(cluster: Cluster, namespace: str, t
                 await world.until(world.settled, "everything converges again")
         return world
 
-    world = asyncio.run(lose())
+    world = _run(lose())
     assert not world.failures, world.story
     assert world.requests > 20
 
@@ -392,4 +409,4 @@ def test_what_somebody_breaks_is_put_right(cluster: Cluster, namespace: str, tmp
             await world.until(world.settled, "a new configuration has the bundle")
             await world.until(_answered(world), "requests are answered")
 
-    asyncio.run(break_things())
+    _run(break_things())
