@@ -168,7 +168,7 @@ bench-cluster: setup  ## benchmarks on a real cluster: the operator (also in bui
 bench-fleet: setup  ## measures what a cluster of many nodes (NODES=1000) asks of its API server and its tenant, in ten minutes
 	$(BIN)/python -m tests.cluster --required $(BIN)/python -m benchmarks.fleet --nodes=$(or $(NODES),1000)
 
-bench-incumbent: setup incumbent  ## measures the driver beside that of the Dynatrace Operator, in seven minutes
+bench-incumbent: setup incumbent  ## measures the driver beside that of the Dynatrace Operator, in five minutes
 	$(BIN)/python -m tests.cluster --required $(BIN)/python -m benchmarks.incumbent
 
 lock: setup  ## resolve the dependencies again, for development and for the image
