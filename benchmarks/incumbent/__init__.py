@@ -7,7 +7,7 @@ a built program that nothing else here uses. Each driver is a server and a provi
 directory and a kubelet's directory of its own on the same disk. Each provisioner downloads the same package from the
 same stand-in for a tenant. The same client calls them in turns.
 
-What differs is what each does in a call:
+The two differ in what a call does:
 
     here         writes the pod's identity into a new upper layer, mounts one overlay by mount(2), and writes the volume
                  into its database

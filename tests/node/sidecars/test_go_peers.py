@@ -154,7 +154,7 @@ class TestKubeletAtTheRegistrar:
             driver.hang = False
             again = kubelet.info()
             assert (again["codes"], again["dials"]) == (["OK"], 1)
-            # The last cancellations may arrive after the client has told its caller. Of all calls it would be ten.
+            # A cancellation may arrive after its call has ended at the client. With none, there would be ten more.
             assert driver.probes <= probes + 5, "work was done for calls that nobody waited for any more"
 
     def test_finds_the_registrar_that_follows(
