@@ -48,6 +48,7 @@ def test_an_application_gets_its_agent_and_nothing_is_left_behind(preload: libra
     assert "UNAVAILABLE: volume csi-shop, attempt 1 of 10: DynaKube 'demo' is not known on this node" in told
     assert "downloading" in told
     assert "Pod default/shop can't start yet: attempt 1 failed: DynaKube 'demo' is not known on this node" in told
+    assert "What to do: create it, or wait until this node has read it; the pod then starts by itself." in told
     assert "Pod default/shop is monitored: its process loaded the agent" in told
     assert "/opt/dynatrace/oneagent-paas/agent/lib64/liboneagentproc.so" in told
     assert preload.kind.name in told

@@ -131,6 +131,7 @@ def test_a_pod_that_waits_is_told_of_with_the_drivers_reason(driver: Driver, kub
     verdict = ask(driver, "waits")["verdict"]
     assert verdict["reason"] == "Waiting"
     assert "'nobody' is not known on this node" in verdict["sentence"]
+    assert verdict["remedy"] == "create it, or wait until this node has read it; the pod then starts by itself"
 
 
 def test_asking_changes_nothing(driver: Driver, kubelet: Kubelet) -> None:

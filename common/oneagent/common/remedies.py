@@ -1,4 +1,4 @@
-"""Remedies of failed installs and polls of the tenant, found by the message of the attempt.
+"""Remedies of failed installs, polls of the tenant and attempts to publish, found by their message.
 
 The message is all that travels: through the node's database to its commands, and through its Lease to the operator and
 `kubectl oneagent`, perhaps of another release. Many messages end with their own remedy. Others are known by their
@@ -22,6 +22,7 @@ _OWN: Final = (
 _BY_WORDS: Final = tuple(
     (re.compile(pattern), remedy)
     for pattern, remedy in (
+        (r"is not known on this node$", "create it, or wait until this node has read it"),
         (
             r"a web page instead of a package",
             "let the cluster pass the proxy without a login page, or set spec.proxy",
