@@ -122,7 +122,7 @@ def _service_account(api: kube_api.KubeApi, authority: trustme.CA) -> Iterator[d
 
 
 def _node(source: str) -> tuple[dict[str, ProcessMemory], float | None]:
-    """What each of the four processes holds, with the provisioner on one of its sources, and all together in MiB.
+    """Return the memory of each of the four processes, with the provisioner on one of its sources, and of all in MiB.
 
     Only the machine's root sees the latter.
     """

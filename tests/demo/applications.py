@@ -142,5 +142,5 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _outside(path: str) -> tuple[str, ...]:
-    """What to bind for a path that is not below /usr, which every container has."""
+    """Return the directory to bind for a path that is not below /usr, which every container has."""
     return () if path.startswith("/usr/") or path == "/usr" else (path,)

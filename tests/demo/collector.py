@@ -82,7 +82,7 @@ class Collector:
                 self.rfile.readline()
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Requests are told of by the demonstration."""
+                """Log no requests: the demonstration shows them."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

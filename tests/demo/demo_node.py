@@ -107,7 +107,7 @@ class DemoNode:
         """Unpublish the volumes of these pods and of any other, and end the programs."""
         telling.chapter("The pods go")
         published = {self.kubelet.volume_id(pod): str(self.kubelet.target(pod)) for pod in pods}
-        # Somebody may have tried some more.
+        # With --keep, the user may have published more volumes.
         published |= {row.id: row.target for row in readonly.read(self.data).volumes}
         for volume, target in published.items():
             request = csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume, target_path=target)

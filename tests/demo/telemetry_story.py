@@ -119,7 +119,7 @@ class TelemetryStory(DemoNode):
         )
 
     def _start_services(self) -> None:
-        """Start the last one first, because each is asked by the one before."""
+        """Start the last service first: each one sends requests to the next."""
         for service in reversed(self._services):
             started, port = time.monotonic(), ports.free()
             self.kubelet.publish(service.name, timeout=_START_SECONDS, **_attributes(service))

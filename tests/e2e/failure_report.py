@@ -11,7 +11,7 @@ from tests.e2e.installation import Installed
 from tests.e2e.manifests import NAMESPACE
 
 _FAILED_OPEN: Final = "failing open"
-"""What the API server's log says of a webhook's call that failed and kept nothing from being created."""
+"""The API server's log line about a webhook's call that failed under `failurePolicy: Ignore`."""
 _DEPLOYED: Final = "app.kubernetes.io/component in (operator, webhook)"
 _ENDED: Final = (
     "jsonpath={range .items[*]}{.metadata.name}: {.status.initContainerStatuses[*].state.terminated.message}{'\n'}{end}"

@@ -116,7 +116,7 @@ def progress(title: str, *, is_shown: bool = True) -> Iterator[tuple[Callable[[s
         task = bar.add_task(title, total=None, step="")
 
         def report_progress(step: str) -> None:
-            # The last column, cut to what is left: a long name neither moves the bar nor hides the count.
+            # The last column is cut to the space left, so that a long name neither moves the bar nor hides the count.
             text = printable.mask(step)
             bar.update(task, advance=1, step=text if len(text) <= room else f"{text[: room - 1]}…" if room > 1 else "")
 

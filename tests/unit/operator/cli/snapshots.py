@@ -160,3 +160,10 @@ def objects(cluster: ClusterSnapshot) -> list[Any]:
         *(cluster.pods, cluster.dynakubes, cluster.node_leases),
     )
     return [*filter(None, single), *(one for several in lists for one in several)]
+
+
+def scaled(replicas: int, ready: int) -> ClusterSnapshot:
+    """A cluster with so many replicas of the webhook."""
+    webhook = workload("Deployment", "oneagent-webhook")
+    webhook["spec"]["replicas"], webhook["status"]["readyReplicas"] = replicas, ready
+    return but(deployments=(workload("Deployment", "oneagent-operator"), webhook))
